@@ -1,0 +1,1 @@
+//! The life of the appliance's own certificate (pure).

@@ -1,0 +1,220 @@
+//! The configuration: TOML text in, a [`Config`] or a report of every mistake out (pure).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::wire::Name;
+
+/// Everything the administrator decides.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// `[state]`
+    pub state: State,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[dot]`
+    pub dot: Dot,
+    /// `[doh]`
+    pub doh: Doh,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[[upstream]]`, in order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// `[ntp]`
+    pub ntp: Ntp,
+    /// `[clock]`
+    pub clock: Clock,
+    /// `[control]`
+    pub control: Control,
+    /// `[log]`
+    pub log: Log,
+    /// `[[name]]`, in order of the file.
+    pub names: Vec<LocalName>,
+}
+
+/// `[state]`: what outlives a power cut.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct State {
+    /// Where state files live.
+    pub directory: PathBuf,
+}
+
+/// `[dns]`: plain DNS over UDP and TCP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Dns {
+    /// Addresses for UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// What clients without encryption are given.
+    pub plaintext: Plaintext,
+    /// Longest time a fresh answer is kept, in seconds.
+    pub max_ttl: u32,
+    /// How long past its TTL an answer may stand in for a dead upstream, in seconds (RFC 8767); 0: never.
+    pub stale: u32,
+    /// Bytes the answer cache may hold.
+    pub cache_bytes: usize,
+    /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
+    pub canary: bool,
+}
+
+/// What clients without encryption are given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Plaintext {
+    /// Local names only; everything else is refused with EDE 18.
+    LocalOnly,
+    /// Nothing: every question is refused with EDE 18 (Prohibited, RFC 8914).
+    Refuse,
+    /// The same as everybody else.
+    Serve,
+}
+
+/// `[dot]`: DNS over TLS (RFC 7858).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Dot {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[doh]`: DNS over HTTPS (RFC 8484).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Doh {
+    /// Addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+    /// Path of the query resource.
+    pub path: String,
+}
+
+/// `[tls]`: the appliance's own certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    /// The name that clients check.
+    pub name: Name,
+    /// Certificate chain and key as PEM files; a fallback certificate serves without them.
+    pub files: Option<CertificateFiles>,
+}
+
+/// A certificate chain and its key, each a PEM file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key of the leaf.
+    pub key: PathBuf,
+}
+
+/// `[[upstream]]`: a resolver of one operator.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upstream {
+    /// The name its certificate must carry.
+    pub name: Name,
+    /// Who runs it; answers are never sought twice from one operator while another is left.
+    pub operator: String,
+    /// Where it is reached.
+    pub addresses: Vec<IpAddr>,
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// TCP port.
+    pub port: u16,
+    /// Path of the query resource (DoH only).
+    pub path: String,
+    /// A PEM file of further roots for this upstream.
+    pub ca: Option<PathBuf>,
+}
+
+/// How an upstream is spoken to. There is no plaintext variant (invariant 7).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// DNS over HTTPS (RFC 8484).
+    Doh,
+    /// DNS over TLS (RFC 7858).
+    Dot,
+}
+
+/// `[ntp]`: the time service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ntp {
+    /// UDP addresses to listen on.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[clock]`: whom to believe about time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Clock {
+    /// Whether the machine's clock is moved.
+    pub mode: ClockMode,
+    /// Fewest sources that must agree.
+    pub quorum: usize,
+    /// `[[clock.source]]`, in order of the file.
+    pub sources: Vec<Source>,
+    /// `[[clock.witness]]`, in order of the file; DoH upstreams are witnesses beside these.
+    pub witnesses: Vec<Witness>,
+}
+
+/// Whether the machine's clock is moved.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClockMode {
+    /// A software clock serves; the machine's stays untouched.
+    Observe,
+    /// The machine's clock is stepped and steered.
+    Steer,
+}
+
+/// `[[clock.source]]`: an NTP server, by address. A name would need DNS, which needs TLS, which needs time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Source {
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Who runs it; by default the address's /16 (IPv6: /32).
+    pub operator: String,
+    /// Preferred while it agrees with the majority.
+    pub prefer: bool,
+    /// A clock of one's own, which may set the time alone when no quorum can be had.
+    pub trust: bool,
+}
+
+/// `[[clock.witness]]`: an HTTPS server whose `Date` is authenticated time (RFC 9110 section 6.6.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Witness {
+    /// The name its certificate must carry.
+    pub name: Name,
+    /// Who runs it.
+    pub operator: String,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// What is asked for.
+    pub path: String,
+    /// A PEM file of further roots for this witness.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[control]`: how the commands find the daemon.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Control {
+    /// Path of the socket; by default in /run/firstlight, else in the state directory.
+    pub socket: Option<PathBuf>,
+    /// A group whose members may change things, beside root and the daemon's user.
+    pub group: Option<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// `text` or `json`.
+    pub json: bool,
+}
+
+/// `[[name]]`: a local name and what it stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LocalName {
+    /// The owner; a leading `*.` makes it a wildcard (RFC 4592).
+    pub name: Name,
+    /// Whether `name` stands for everything below it.
+    pub wildcard: bool,
+    /// A and AAAA records; each gets its PTR record unless `wildcard`.
+    pub addresses: Vec<IpAddr>,
+    /// A CNAME record; excludes all else.
+    pub cname: Option<Name>,
+    /// TXT records, one string each, at most 255 octets a piece on the wire.
+    pub txt: Vec<String>,
+    /// Time to live in seconds.
+    pub ttl: u32,
+}

@@ -1,0 +1,1 @@
+//! Which questions are answered with a policy instead of the truth (pure).

@@ -1,0 +1,1 @@
+//! Named conditions of the appliance, in words for a person (pure).

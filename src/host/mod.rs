@@ -1,0 +1,1 @@
+//! The machine: clocks, state files, signals, links.

@@ -1,0 +1,20 @@
+#![doc = include_str!("../docs/architecture.md")]
+
+pub mod admin;
+pub mod app;
+pub mod cache;
+pub mod cert;
+pub mod clock;
+pub mod config;
+pub mod dns;
+pub mod filter;
+pub mod health;
+pub mod host;
+pub mod names;
+pub mod net;
+pub mod node;
+pub mod ntp;
+pub mod tls;
+pub mod upstream;
+pub mod wire;
+pub mod witness;

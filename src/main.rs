@@ -1,0 +1,3 @@
+//! The firstlight daemon and its commands.
+
+fn main() {}

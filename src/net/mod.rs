@@ -1,0 +1,1 @@
+//! Sockets shared by the services: listeners, and datagrams that remember the address they came to.

@@ -1,0 +1,32 @@
+//! What one edge needs of another, as traits; `app` hands out the implementations.
+
+use std::fmt::Debug;
+use std::time::Instant;
+
+use crate::clock::{Nanos, UnixTime};
+
+/// Reads time. Implemented by the machine's clocks, and by virtual ones in tests.
+pub trait Clock: Debug + Send + Sync {
+    /// The monotonic clock, for every deadline.
+    fn mono(&self) -> Instant;
+
+    /// firstlight's UTC at `at`: disciplined time, or the guess while there is none.
+    fn utc_at(&self, at: Instant) -> UnixTime;
+
+    /// firstlight's UTC at this moment.
+    fn utc(&self) -> UnixTime {
+        self.utc_at(self.mono())
+    }
+}
+
+/// Moves the clock. In observe mode this is the software clock, in steer mode the machine's too.
+pub trait Steer: Clock {
+    /// Moves the clock by `by` nanoseconds at once.
+    fn step(&self, by: Nanos);
+
+    /// Sets the frequency correction, in parts per million; positive runs faster.
+    fn set_frequency(&self, ppm: f64);
+
+    /// The frequency correction in force, in parts per million.
+    fn frequency(&self) -> f64;
+}

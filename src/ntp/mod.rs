@@ -1,0 +1,1 @@
+//! The NTP edge: client, engine, server.

@@ -1,0 +1,1 @@
+//! TLS: how upstreams are verified, and what we serve ourselves.

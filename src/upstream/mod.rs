@@ -1,0 +1,1 @@
+//! Which upstream is asked next (pure).

@@ -1,0 +1,1 @@
+//! Authenticated time from the Date header of HTTPS servers.
