@@ -7,6 +7,7 @@ pub mod cert;
 pub mod clock;
 pub mod config;
 pub mod dns;
+pub mod drill;
 pub mod filter;
 pub mod health;
 pub mod host;
