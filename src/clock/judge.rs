@@ -53,6 +53,7 @@ struct Finding {
 impl Trust {
     /// Draws every conclusion that the present evidence allows.
     pub(super) fn judge(&mut self, heard: Option<SourceId>, now: Now) {
+        self.judged = now.mono;
         self.refuted.retain(|_, at| now.mono.saturating_duration_since(*at) < REFUTATION);
         self.judge_floor(now);
         let finding = self.find(now);
@@ -76,25 +77,27 @@ impl Trust {
         self.publish(now, false);
     }
 
-    /// Instants at which time alone may change a conclusion.
+    /// Instants at which time alone may change a conclusion, and that were not judged yet.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = (Instant, &'static str)> + '_ {
-        let undecided = self.level <= Level::Coarse;
-        let lesser = undecided.then_some(self.quorum_seen + LESSER_WAIT);
         let cold = self.level == Level::Cold;
+        let unsettled = self.level <= Level::Coarse;
         [
             self.quorum_waits.filter(|_| cold).map(|at| (at + WITNESS_WAIT, "witnesses are late")),
             self.consensus_waits.filter(|_| cold).map(|at| (at + LESSER_WAIT, "no quorum came")),
-            lesser.filter(|at| *at > self.round_start).map(|at| (at, "no quorum came")),
+            unsettled.then_some((self.quorum_seen + LESSER_WAIT, "no quorum came")),
             self.holdover_at().map(|at| (at, "no source has answered")),
             self.below_floor.map(|(at, _)| (at + FLOOR_WAIT, "the floor lies ahead")),
         ]
         .into_iter()
         .flatten()
+        .filter(|(at, _)| *at > self.judged)
     }
 
     /// The clock has not been set yet.
     fn judge_cold(&mut self, finding: Option<&Finding>, now: Now) {
         let consensus = self.witnesses.consensus(Standard::AboveFloor, now.mono);
+        self.quorum_waits = self.quorum_waits.filter(|_| finding.is_some());
+        self.consensus_waits = self.consensus_waits.filter(|_| consensus.is_some());
         match (finding, consensus) {
             (Some(found), Some(witnessed)) if apart(&found.claim, &witnessed) > CONTRADICTION => {
                 self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
@@ -113,10 +116,7 @@ impl Trust {
                     self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
                 }
             }
-            (None, None) => {
-                self.quorum_waits = None;
-                self.consensus_waits = None;
-            }
+            (None, None) => {}
         }
     }
 

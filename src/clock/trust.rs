@@ -148,6 +148,8 @@ pub struct Trust {
     /// Operators whose upstream chains fail at the clock's time by dates alone, and when that was.
     pub(super) refuted: BTreeMap<String, Instant>,
     pub(super) saved: Option<Instant>,
+    /// When conclusions were last drawn.
+    pub(super) judged: Instant,
     pub(super) events: VecDeque<Event>,
     generation: u64,
     published: Option<TimeTrust>,
@@ -199,6 +201,7 @@ impl Trust {
             below_floor: None,
             refuted: BTreeMap::new(),
             saved: None,
+            judged: now.mono,
             events: VecDeque::new(),
             generation: 0,
             published: None,

@@ -13,6 +13,9 @@ use crate::clock::{
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
 
+/// More steps than any story takes: a node that wants to be woken for ever.
+const MAX_STEPS: u32 = 5_000_000;
+
 /// A day, in seconds.
 pub const DAY: i64 = 86_400;
 
@@ -189,8 +192,15 @@ impl World {
     /// Lets `span` of virtual time pass.
     pub fn run(&mut self, span: Duration) {
         let end = self.now + span;
+        let mut steps = 0_u32;
         loop {
             self.act();
+            steps += 1;
+            if steps > MAX_STEPS {
+                let why = self.node.poll_timeout().map(|(_, why)| why);
+                self.broken.push(format!("the node wants to be woken for ever: {why:?}"));
+                return;
+            }
             let timer = self.node.poll_timeout().map(|(at, _)| at.max(self.now));
             let arrival = self.pending.keys().next().map(|(at, _)| *at);
             let Some(next) = [timer, arrival].into_iter().flatten().min().filter(|at| *at <= end)
