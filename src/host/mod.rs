@@ -1,1 +1,3 @@
 //! The machine: clocks, state files, signals, links.
+
+pub mod state;
