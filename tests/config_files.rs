@@ -1,6 +1,7 @@
 //! The configuration files that are shipped, and what a person sees who mistypes one.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use firstlight::config::{ClockMode, Config, Parsed, Report, Severity};
@@ -27,6 +28,53 @@ addresses = ["9.9.9.9", "ö", "dns.quad9.net"]
 quorum = 0 # é
 [[clock.source]]
 adress = "162.159.200.1"
+"#;
+
+/// The keys that are promised to stay.
+const AGREED: &str = r#"
+[state]
+directory = "/var/lib/firstlight"
+[dns]
+listen = ["0.0.0.0:53", "[::]:53"]
+plaintext = "serve"
+[dot]
+listen = ["0.0.0.0:853"]
+[doh]
+listen = ["0.0.0.0:443"]
+path = "/dns-query"
+[tls]
+name = "dns.home.lan"
+certificate = "fullchain.pem"
+key = "privkey.pem"
+[[upstream]]
+name = "dns.quad9.net"
+operator = "quad9"
+addresses = ["9.9.9.9", "149.112.112.112"]
+transport = "dot"
+port = 853
+ca = "extra-root.pem"
+[ntp]
+listen = ["0.0.0.0:123", "[::]:123"]
+[clock]
+mode = "steer"
+quorum = 3
+[[clock.source]]
+address = "162.159.200.1"
+operator = "cloudflare"
+prefer = false
+trust = false
+[[clock.witness]]
+name = "dns.google"
+operator = "google"
+address = "8.8.8.8"
+port = 443
+path = "/"
+ca = "extra-root.pem"
+[control]
+socket = "/run/firstlight/control.sock"
+[[name]]
+name = "pi.home.lan"
+addresses = ["10.77.0.2"]
 "#;
 
 #[test]
@@ -140,7 +188,7 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
         (String::new(), "only local names"),
         (String::new(), "no [[clock.source]]"),
         (String::new(), "witnesses of 0 operators"),
-        (sources(&["a", "b"]), "a quorum of 3 can never form from 2 sources"),
+        (sources(&["a", "b"]), "a quorum of 3 can never form: sources given: 2"),
         (sources(&["a", "a", "a", "a"]), "all time sources are run by `a`"),
         (sources(&["a", "b", "c"]), "losing any one loses the quorum"),
         (sources(&["a", "a", "b", "c"]), "losing `a` (2 of them)"),
@@ -180,6 +228,17 @@ fn relative_paths_lie_beside_the_file_and_operators_are_guessed() {
     assert_eq!(config.upstreams[0].port, 853);
     assert_eq!(config.clock.sources[0].operator, "162.159.0.0/16");
     assert_eq!(config.clock.sources[0].address.port(), 123);
+}
+
+#[test]
+fn a_text_with_every_agreed_key_is_understood() {
+    let config = accept(AGREED).config;
+
+    assert_eq!(config.tls.name.to_string(), "dns.home.lan");
+    assert_eq!(config.upstreams[0].addresses.len(), 2);
+    assert_eq!(config.clock.witnesses[0].address.to_string(), "8.8.8.8:443");
+    assert_eq!(config.names[0].addresses, ["10.77.0.2".parse::<IpAddr>().unwrap()]);
+    assert_eq!(config.control.socket.unwrap(), Path::new("/run/firstlight/control.sock"));
 }
 
 #[test]

@@ -17,8 +17,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::cli::{LoadError, exit, load};
+use crate::cli::exit;
 use crate::config::{CertificateFiles, Parsed, Report, Tls};
+use crate::host::config_file::{LoadError, load};
 
 /// Checks `file`, or what [`load`] finds without one. The report goes to standard error, one line
 /// with its sum to standard output.

@@ -2,14 +2,11 @@
 
 mod check;
 pub mod exit;
-mod load;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-
-pub use load::{DEFAULT_FILE, LoadError, load};
 
 /// Reads the command line, does what it says, and gives the exit code (see [`exit`]).
 #[must_use]

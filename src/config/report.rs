@@ -78,6 +78,12 @@ impl Report {
         &self.file
     }
 
+    /// The text itself.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Line and column of a span's start; both count from 1, columns in characters.
     #[must_use]
     pub fn position(&self, span: &Span) -> (usize, usize) {

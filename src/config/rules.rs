@@ -130,7 +130,7 @@ fn quorum_holds(clock: &Clock, notes: &mut Notes) {
     } else if configured < clock.quorum {
         notes.report.warn(
             at("clock.quorum"),
-            format!("a quorum of {} can never form from {configured} sources", clock.quorum),
+            format!("a quorum of {} can never form: sources given: {configured}", clock.quorum),
             "add a [[clock.source]], or lower the quorum",
         );
     } else if let (1, Some((only, _))) = (operators.len(), operators.first_key_value()) {
