@@ -27,9 +27,9 @@ impl Config {
     /// Every mistake in the text, and every warning, if there is a mistake at all.
     pub fn parse(text: &str, path: &Path) -> Result<Parsed, Report> {
         let (document, torn) = DeTable::parse_recoverable(text);
-        let mut report = Report::new(path, text);
+        let mut syntax = Report::new(path, text);
         for error in &torn {
-            report.error(
+            syntax.error(
                 error.span(),
                 error.message(),
                 "see https://toml.io for how TOML is written",
@@ -37,11 +37,13 @@ impl Config {
         }
         // What is read from a broken line means nothing.
         let broken: Vec<usize> =
-            torn.iter().filter_map(|error| Some(report.position(&error.span()?).0)).collect();
+            torn.iter().filter_map(|error| Some(syntax.position(&error.span()?).0)).collect();
 
-        let places = Places::default();
-        let syntax = std::mem::replace(&mut report, Report::new(path, text));
-        let mut notes = Notes { report, places, torn: !torn.is_empty() };
+        let mut notes = Notes {
+            report: Report::new(path, text),
+            places: Places::default(),
+            torn: !torn.is_empty(),
+        };
         let folder = path.parent().unwrap_or(Path::new(""));
         let config =
             Table::root(&mut notes, document.get_ref(), |table| read_config(table, folder));
