@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod cache;
 pub mod cert;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dns;
