@@ -1,1 +1,4 @@
 //! The NTP edge: client, engine, server.
+
+pub mod client;
+pub mod wire;
