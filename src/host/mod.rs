@@ -1,1 +1,4 @@
 //! The machine: clocks, state files, signals, links.
+
+pub mod boot;
+pub mod clock;
