@@ -186,6 +186,9 @@ fn read(
     }
 
     let exchange = received.saturating_duration_since(sent);
+    if inside > nanos(exchange + exchange / 100 + CLOCK_GRAIN) {
+        return Err(AskError::Implausible("it was kept longer than the whole exchange took"));
+    }
     let delay = (nanos(exchange) - inside).max(0);
     let delay = Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX));
     let root_delay = wire::from_short(header.root_delay);
@@ -208,6 +211,9 @@ fn read(
         precision,
     })
 }
+
+/// How far apart two clocks may read one short span, beside 1 % for their frequencies.
+const CLOCK_GRAIN: Duration = Duration::from_millis(1);
 
 fn refused_or_network(error: io::Error) -> AskError {
     if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -303,6 +309,17 @@ mod tests {
 
             assert_eq!(outcome.unwrap_err().to_string(), *reason);
         }
+    }
+
+    #[test]
+    fn a_server_cannot_claim_to_be_nearer_than_the_exchange_was_long() {
+        let sent = TestClock.mono();
+        let mut header = good_answer(&Header::default());
+        header.transmit_timestamp = header.receive_timestamp + (1 << 30);
+
+        let outcome = read(&header, sent, sent + Duration::from_millis(240), FLOOR);
+
+        assert!(matches!(outcome, Err(AskError::Implausible(_))), "{outcome:?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The NTP edge: client, engine, server.
 
 pub mod client;
+pub mod engine;
 pub mod wire;
