@@ -2,4 +2,6 @@
 
 pub mod client;
 pub mod engine;
+pub mod rate;
+pub mod server;
 pub mod wire;
