@@ -2,3 +2,6 @@
 
 pub mod boot;
 pub mod clock;
+pub mod link;
+pub mod notify;
+pub mod signal;

@@ -248,13 +248,13 @@ mod tests {
     #[tokio::test]
     async fn a_forged_answer_is_passed_over_and_the_true_one_read() {
         let server = Server::start(|question| {
-            let wrong = Header { origin_timestamp: 7, ..good_answer(question) };
-            let echo = Header { mode: 1, ..good_answer(question) };
+            let wrong = Header { origin_timestamp: 7, stratum: 1, ..good_answer(question) };
+            let echo = Header { mode: 3, stratum: 1, ..good_answer(question) };
             vec![wrong, echo, good_answer(question)]
         })
         .await;
 
-        assert!(server.ask().await.is_ok());
+        assert_eq!(server.ask().await.unwrap().stratum, 2);
     }
 
     #[tokio::test]
