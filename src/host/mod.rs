@@ -2,3 +2,8 @@
 
 pub mod config_file;
 pub mod state;
+pub mod boot;
+pub mod clock;
+pub mod link;
+pub mod notify;
+pub mod signal;

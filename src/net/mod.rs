@@ -1,1 +1,10 @@
-//! Sockets shared by the services: listeners, and datagrams that remember the address they came to.
+//! Sockets that DNS and NTP serve on: opening them whatever the machine's state, datagrams in batches.
+
+pub mod bind;
+mod datagram;
+mod open;
+mod serve;
+
+pub use datagram::{BATCH, Batch, Datagram, MAX_DATAGRAM, Peer, Sent, Socket};
+pub use open::{KeepOpen, Listen, Refused};
+pub use serve::{DatagramListen, Handler, Tally, Threads};

@@ -1,0 +1,714 @@
+//! The machine's clocks, and firstlight's own UTC above them.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use clock_steering::unix::UnixClock;
+use clock_steering::{Clock as _, LeapIndicator, TimeOffset};
+use nix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
+
+use crate::clock::{Nanos, UnixTime, describe, nanos};
+use crate::config::ClockMode;
+use crate::node::ports::{Clock, Steer};
+
+/// A difference between the OS clock and ours that only another hand can have made.
+pub const FOREIGN_STEP: Nanos = 50_000_000;
+
+/// The greatest frequency correction the kernel takes, in parts per million.
+pub const MAX_FREQUENCY: f64 = 500.0;
+
+/// What the machine has: a monotonic clock, and a wall clock that may be moved.
+///
+/// The kernel steers both clocks together, so the wall clock never drifts
+/// against the monotonic one: what parts them is a step.
+pub trait OsClock: fmt::Debug + Send + Sync {
+    /// The monotonic clock.
+    fn mono(&self) -> Instant;
+
+    /// The wall clock.
+    fn utc(&self) -> UnixTime;
+
+    /// Moves the wall clock by `by`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    fn step(&self, by: Nanos) -> Result<(), OsClockError>;
+
+    /// The frequency correction in force, in parts per million.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    fn frequency(&self) -> Result<f64, OsClockError>;
+
+    /// Sets the frequency correction, in parts per million.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    fn set_frequency(&self, ppm: f64) -> Result<(), OsClockError>;
+
+    /// Switches the kernel's own discipline off and marks the clock unsynchronized.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses: the capability `CAP_SYS_TIME` is missing.
+    fn take_control(&self) -> Result<(), OsClockError>;
+
+    /// Tells the kernel what the clock is worth.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    fn set_status(&self, status: KernelStatus) -> Result<(), OsClockError>;
+}
+
+/// What the kernel is told of its clock: `timedatectl` shows it, and the kernel
+/// copies a synchronized clock to the RTC each 11 minutes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KernelStatus {
+    /// Whether the clock is disciplined.
+    pub synchronized: bool,
+    /// Expected error.
+    pub est_error: Duration,
+    /// Error bound; the kernel lets it grow and gives up at 16 s, so repeat it.
+    pub max_error: Duration,
+    /// Leap second at the end of the UTC day: 0 none, 1 inserted, 2 deleted (RFC 5905 figure 9).
+    pub leap: u8,
+}
+
+/// The kernel's refusal to move its clock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the kernel refuses to {what}: {reason}")]
+pub struct OsClockError {
+    what: &'static str,
+    reason: clock_steering::unix::Error,
+}
+
+/// firstlight's UTC: a line through an anchor on the monotonic clock.
+///
+/// In observe mode that is all, and its slope carries the frequency correction.
+/// In steer mode the OS clock is kept on the same line; the kernel steers the
+/// monotonic clock too, so the slope stays 1. Reads take no lock.
+#[derive(Debug)]
+pub struct MachineClock {
+    os: Arc<dyn OsClock>,
+    anchor: ArcSwap<Anchor>,
+    steering: AtomicBool,
+    refusal: Option<OsClockError>,
+    /// Serializes writers.
+    writer: Mutex<Written>,
+}
+
+/// UTC as a function of the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Anchor {
+    at: Instant,
+    utc: UnixTime,
+    /// How much faster than the monotonic clock it runs.
+    slope_ppm: f64,
+}
+
+/// What this process last did to the machine's clock.
+#[derive(Debug)]
+struct Written {
+    /// How far the OS clock was ahead of ours then.
+    os_ahead: Nanos,
+    /// The frequency then.
+    frequency: f64,
+    leap: u8,
+}
+
+impl MachineClock {
+    /// A clock that reads `start`, wherever the OS clock stands.
+    ///
+    /// If the kernel does not let it be steered, it observes, and
+    /// [`Self::refusal`] says why. The OS clock is not moved yet.
+    #[must_use]
+    pub fn new(mode: ClockMode, start: UnixTime, os: Arc<dyn OsClock>) -> Self {
+        let refusal = match mode {
+            ClockMode::Observe => None,
+            ClockMode::Steer => os.take_control().err(),
+        };
+        let steering = mode == ClockMode::Steer && refusal.is_none();
+        let frequency = if steering { os.frequency().unwrap_or_default() } else { 0.0 };
+        let anchor = Anchor { at: os.mono(), utc: start, slope_ppm: 0.0 };
+        let clock = Self {
+            os,
+            anchor: ArcSwap::from_pointee(anchor),
+            steering: AtomicBool::new(steering),
+            refusal,
+            writer: Mutex::new(Written { os_ahead: 0, frequency, leap: 0 }),
+        };
+        clock.lock().os_ahead = clock.os_ahead();
+        clock
+    }
+
+    /// Whether the OS clock is moved with ours.
+    #[must_use]
+    pub fn mode(&self) -> ClockMode {
+        if self.steering.load(Ordering::Relaxed) { ClockMode::Steer } else { ClockMode::Observe }
+    }
+
+    /// Why steering was asked for and is not done.
+    #[must_use]
+    pub fn refusal(&self) -> Option<OsClockError> {
+        self.refusal
+    }
+
+    /// What the OS clock reads.
+    #[must_use]
+    pub fn os_utc(&self) -> UnixTime {
+        self.os.utc()
+    }
+
+    /// Leaves the OS clock alone from here on. Ours goes on as it stands.
+    ///
+    /// An engine over this clock has to be rebuilt: the frequency starts at zero.
+    pub fn observe(&self) {
+        let mut written = self.lock();
+        self.steering.store(false, Ordering::Relaxed);
+        written.frequency = 0.0;
+    }
+
+    /// In steer mode, moves an OS clock that is behind `guess` forward to it; says by how much.
+    ///
+    /// Ours is not touched: a guess is not time.
+    pub fn move_os_forward_to(&self, guess: UnixTime) -> Option<Nanos> {
+        let mut written = self.lock();
+        let behind = guess.since(self.os.utc());
+        if self.mode() == ClockMode::Observe || behind <= 0 {
+            return None;
+        }
+        let outcome = self.os.step(behind);
+        written.os_ahead = self.os_ahead();
+        match outcome {
+            Ok(()) => Some(behind),
+            Err(error) => {
+                warn!(%error, "the OS clock stays behind");
+                None
+            }
+        }
+    }
+
+    /// How far another hand moved the OS clock since we last did; `None` below [`FOREIGN_STEP`].
+    ///
+    /// In observe mode nobody's hand is foreign. A leap second that the kernel
+    /// inserted or deleted on our word is no foreign step: ours follows it.
+    pub fn foreign_step(&self) -> Option<Nanos> {
+        if self.mode() == ClockMode::Observe {
+            return None;
+        }
+        let mut written = self.lock();
+        let moved = self.os_ahead() - written.os_ahead;
+        if moved.abs() < FOREIGN_STEP {
+            return None;
+        }
+        let leap = match written.leap {
+            1 => -LEAP_SECOND,
+            2 => LEAP_SECOND,
+            _ => 0,
+        };
+        if leap != 0 && (moved - leap).abs() < FOREIGN_STEP {
+            written.leap = 0;
+            self.move_anchor(leap);
+            info!(leap_seconds = leap / LEAP_SECOND, "leap second taken");
+            return None;
+        }
+        Some(moved)
+    }
+
+    /// The frequency another hand set, in parts per million, if it is not ours.
+    #[must_use]
+    pub fn foreign_frequency(&self) -> Option<f64> {
+        let ours = self.lock().frequency;
+        let theirs = self.os.frequency().ok()?;
+        // The kernel keeps it in units of 2^-16 ppm.
+        (self.mode() == ClockMode::Steer && (theirs - ours).abs() > 0.001).then_some(theirs)
+    }
+
+    /// In steer mode, sets the OS clock and its frequency back to ours.
+    pub fn resync_os(&self) {
+        let mut written = self.lock();
+        self.align_os(&mut written);
+        if self.mode() == ClockMode::Steer
+            && let Err(error) = self.os.set_frequency(written.frequency)
+        {
+            warn!(%error, "the kernel keeps its frequency");
+        }
+    }
+
+    /// In steer mode, tells the kernel what its clock is worth. Repeat it: the kernel's
+    /// error bound grows by 500 ppm, and at 16 s it takes itself for unsynchronized.
+    pub fn set_status(&self, status: KernelStatus) {
+        let mut written = self.lock();
+        if self.mode() == ClockMode::Observe {
+            return;
+        }
+        match self.os.set_status(status) {
+            Ok(()) => written.leap = status.leap,
+            Err(error) => warn!(%error, "the kernel does not know what its clock is worth"),
+        }
+    }
+
+    /// In steer mode, puts the OS clock where ours is.
+    fn align_os(&self, written: &mut Written) {
+        if self.mode() == ClockMode::Observe {
+            return;
+        }
+        let by = -self.os_ahead();
+        if let Err(error) = self.os.step(by) {
+            warn!(%error, by = describe(by), "the OS clock is not where ours is");
+        }
+        written.os_ahead = self.os_ahead();
+    }
+
+    fn os_ahead(&self) -> Nanos {
+        let mut best = (Duration::MAX, 0);
+        for _ in 0..OS_READS {
+            let before = self.os.mono();
+            let os = self.os.utc();
+            let took = self.os.mono().saturating_duration_since(before);
+            if took < best.0 {
+                best = (took, os.since(self.utc_at(before + took / 2)));
+            }
+        }
+        best.1
+    }
+
+    fn move_anchor(&self, by: Nanos) {
+        let anchor = **self.anchor.load();
+        self.anchor.store(Arc::new(Anchor { utc: anchor.utc.offset(by), ..anchor }));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for MachineClock {
+    fn mono(&self) -> Instant {
+        self.os.mono()
+    }
+
+    fn utc_at(&self, at: Instant) -> UnixTime {
+        self.anchor.load().utc_at(at)
+    }
+}
+
+impl Steer for MachineClock {
+    fn step(&self, by: Nanos) {
+        let mut written = self.lock();
+        self.move_anchor(by);
+        self.align_os(&mut written);
+    }
+
+    fn set_frequency(&self, ppm: f64) {
+        let ppm = if ppm.is_nan() { 0.0 } else { ppm.clamp(-MAX_FREQUENCY, MAX_FREQUENCY) };
+        let mut written = self.lock();
+        match self.mode() {
+            ClockMode::Observe => {
+                let at = self.mono();
+                let utc = self.utc_at(at);
+                self.anchor.store(Arc::new(Anchor { at, utc, slope_ppm: ppm }));
+            }
+            ClockMode::Steer => {
+                if let Err(error) = self.os.set_frequency(ppm) {
+                    warn!(%error, ppm, "the kernel keeps its frequency");
+                    return;
+                }
+            }
+        }
+        written.frequency = ppm;
+    }
+
+    fn frequency(&self) -> f64 {
+        self.lock().frequency
+    }
+}
+
+impl Anchor {
+    fn utc_at(&self, at: Instant) -> UnixTime {
+        let elapsed = nanos(at.saturating_duration_since(self.at))
+            - nanos(self.at.saturating_duration_since(at));
+        self.utc.offset(elapsed + scaled(elapsed, self.slope_ppm))
+    }
+}
+
+/// The kernel's clocks: `CLOCK_MONOTONIC` and `CLOCK_REALTIME`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelClock;
+
+impl OsClock for KernelClock {
+    #[expect(clippy::disallowed_methods, reason = "here is where clocks are read")]
+    fn mono(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn utc(&self) -> UnixTime {
+        // A vDSO read. It cannot fail for this clock; 1970 would be an honest answer if it did.
+        clock_gettime(ClockId::CLOCK_REALTIME).map_or(UnixTime::EPOCH, |time| {
+            let seconds = Nanos::from(time.tv_sec()) * PER_SECOND;
+            UnixTime::from_nanos(seconds + Nanos::from(time.tv_nsec()))
+        })
+    }
+
+    fn step(&self, by: Nanos) -> Result<(), OsClockError> {
+        let refused = refused("step the clock");
+        let offset =
+            time_offset(by).ok_or(clock_steering::unix::Error::Invalid).map_err(&refused)?;
+        UnixClock::CLOCK_REALTIME.step_clock(offset).map(drop).map_err(refused)
+    }
+
+    fn frequency(&self) -> Result<f64, OsClockError> {
+        UnixClock::CLOCK_REALTIME.get_frequency().map_err(refused("tell its frequency"))
+    }
+
+    fn set_frequency(&self, ppm: f64) -> Result<(), OsClockError> {
+        let set = UnixClock::CLOCK_REALTIME.set_frequency(ppm);
+        set.map(drop).map_err(refused("set the frequency"))
+    }
+
+    fn take_control(&self) -> Result<(), OsClockError> {
+        let clock = UnixClock::CLOCK_REALTIME;
+        let outcome = clock
+            .disable_kernel_ntp_algorithm()
+            .and_then(|()| clock.set_leap_seconds(LeapIndicator::Unknown));
+        outcome.map_err(refused("hand its clock over"))
+    }
+
+    fn set_status(&self, status: KernelStatus) -> Result<(), OsClockError> {
+        let clock = UnixClock::CLOCK_REALTIME;
+        let leap = match status {
+            KernelStatus { synchronized: false, .. } => LeapIndicator::Unknown,
+            KernelStatus { leap: 1, .. } => LeapIndicator::Leap61,
+            KernelStatus { leap: 2, .. } => LeapIndicator::Leap59,
+            KernelStatus { .. } => LeapIndicator::NoWarning,
+        };
+        let outcome = clock
+            .error_estimate_update(status.est_error, status.max_error)
+            .and_then(|()| clock.set_leap_seconds(leap));
+        outcome.map_err(refused("take the clock's status"))
+    }
+}
+
+/// Two clocks cannot be read at once: of so many tries the least interrupted counts.
+const OS_READS: usize = 3;
+
+const PER_SECOND: Nanos = 1_000_000_000;
+const LEAP_SECOND: Nanos = PER_SECOND;
+
+/// `elapsed` times `ppm` millionths.
+fn scaled(elapsed: Nanos, ppm: f64) -> Nanos {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "years of nanoseconds times 500 ppm keep 53 good bits"
+    )]
+    let scaled = (elapsed as f64 * ppm * 1e-6) as Nanos;
+    scaled
+}
+
+/// `by` as whole seconds, rounded down, and the nanoseconds above them.
+fn time_offset(by: Nanos) -> Option<TimeOffset> {
+    Some(TimeOffset {
+        seconds: by.div_euclid(PER_SECOND).try_into().ok()?,
+        nanos: by.rem_euclid(PER_SECOND).try_into().ok()?,
+    })
+}
+
+fn refused(what: &'static str) -> impl Fn(clock_steering::unix::Error) -> OsClockError {
+    move |reason| OsClockError { what, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observing_moves_our_clock_and_leaves_the_machines_alone() {
+        let (os, clock) = machine(ClockMode::Observe);
+
+        clock.step(GUESS_AHEAD);
+        clock.set_frequency(100.0);
+        os.pass(Duration::from_secs(10_000));
+        clock.set_frequency(0.0);
+        os.pass(Duration::from_secs(10));
+
+        assert_eq!(clock.utc().since(GUESS), GUESS_AHEAD + 10_011 * PER_SECOND);
+        assert_eq!(os.moves(), []);
+        assert_eq!(clock.os_utc().secs(), 10_010);
+    }
+
+    #[test]
+    fn steering_puts_the_os_clock_where_ours_is_in_one_step() {
+        let (os, clock) = machine(ClockMode::Steer);
+
+        clock.step(3 * PER_SECOND);
+        os.pass(Duration::from_secs(60));
+
+        assert_eq!(clock.utc().since(GUESS), 63 * PER_SECOND);
+        assert_eq!(clock.os_utc(), clock.utc());
+        assert_eq!(os.moves(), [Move::TakeControl, Move::Step(GUESS.nanos() + 3 * PER_SECOND)]);
+        assert_eq!(clock.foreign_step(), None);
+    }
+
+    #[test]
+    fn without_the_capability_it_observes_and_says_why() {
+        let os = Arc::new(FakeOs::default());
+        os.with(|os| os.refuses = true);
+
+        let clock = MachineClock::new(ClockMode::Steer, GUESS, os.clone());
+        clock.step(PER_SECOND);
+        clock.set_frequency(10.0);
+
+        assert_eq!(clock.mode(), ClockMode::Observe);
+        assert_eq!(
+            clock.refusal().map(|error| error.to_string()),
+            Some(
+                "the kernel refuses to hand its clock over: Insufficient permissions to \
+                 interact with the clock."
+                    .to_owned()
+            )
+        );
+        assert_eq!(clock.utc().since(GUESS), PER_SECOND);
+        assert!((clock.frequency() - 10.0).abs() < f64::EPSILON);
+        assert_eq!(os.moves(), []);
+    }
+
+    #[test]
+    fn a_clock_in_1970_is_moved_forward_to_the_guess_and_one_in_2040_is_left() {
+        let (os, clock) = machine(ClockMode::Steer);
+
+        assert_eq!(clock.move_os_forward_to(GUESS), Some(GUESS.nanos()));
+        assert_eq!(clock.os_utc(), GUESS);
+        assert_eq!(clock.move_os_forward_to(GUESS), None);
+
+        os.with(|os| os.utc = UnixTime::from_secs(2_208_988_800));
+        assert_eq!(clock.move_os_forward_to(GUESS), None);
+        assert_eq!(clock.utc(), GUESS);
+    }
+
+    #[test]
+    fn another_hand_on_the_clock_is_seen_and_undone() {
+        let (os, clock) = machine(ClockMode::Steer);
+        clock.step(0);
+
+        os.with(|os| os.utc = os.utc.offset(-200_000_000));
+        assert_eq!(clock.foreign_step(), Some(-200_000_000));
+        clock.resync_os();
+
+        assert_eq!(clock.foreign_step(), None);
+        assert_eq!(clock.os_utc(), clock.utc());
+    }
+
+    #[test]
+    fn another_hand_is_seen_before_the_clock_was_ever_set() {
+        let (os, clock) = machine(ClockMode::Steer);
+        assert_eq!(clock.foreign_step(), None);
+
+        os.with(|os| os.utc = UnixTime::from_secs(2_208_988_800));
+
+        assert_eq!(clock.foreign_step(), Some(2_208_988_800 * PER_SECOND));
+    }
+
+    #[test]
+    fn another_hand_on_the_frequency_is_seen() {
+        let (os, clock) = machine(ClockMode::Steer);
+        clock.set_frequency(12.5);
+        assert_eq!(clock.foreign_frequency(), None);
+
+        os.with(|os| os.ppm = -40.0);
+
+        assert_eq!(clock.foreign_frequency(), Some(-40.0));
+        clock.resync_os();
+        assert_eq!(clock.foreign_frequency(), None);
+    }
+
+    #[test]
+    fn a_leap_second_the_kernel_took_on_our_word_is_followed() {
+        let (os, clock) = machine(ClockMode::Steer);
+        clock.step(0);
+        clock.set_status(KernelStatus { leap: 1, ..SYNCHRONIZED });
+        let before = clock.utc();
+
+        os.with(|os| os.utc = os.utc.offset(-PER_SECOND));
+
+        assert_eq!(clock.foreign_step(), None);
+        assert_eq!(clock.utc().since(before), -PER_SECOND);
+        os.with(|os| os.utc = os.utc.offset(-PER_SECOND));
+        assert_eq!(clock.foreign_step(), Some(-PER_SECOND));
+    }
+
+    #[test]
+    fn the_frequency_is_clamped_to_what_the_kernel_takes() {
+        for mode in [ClockMode::Observe, ClockMode::Steer] {
+            let (_, clock) = machine(mode);
+            for (asked, set) in [(900.0, 500.0), (-900.0, -500.0), (f64::NAN, 0.0), (7.5, 7.5)] {
+                clock.set_frequency(asked);
+                assert!((clock.frequency() - set).abs() < f64::EPSILON, "{mode:?} {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_giving_up_steering_the_os_clock_is_not_touched_again() {
+        let (os, clock) = machine(ClockMode::Steer);
+        clock.step(0);
+        let moves = os.moves();
+
+        clock.observe();
+        clock.step(PER_SECOND);
+        clock.set_frequency(50.0);
+        clock.resync_os();
+        clock.set_status(SYNCHRONIZED);
+
+        assert_eq!(os.moves(), moves);
+        assert_eq!(clock.foreign_step(), None);
+        assert_eq!(clock.utc().since(GUESS), PER_SECOND);
+    }
+
+    #[test]
+    fn instants_before_a_step_are_read_on_the_line_after_it() {
+        let (os, clock) = machine(ClockMode::Observe);
+        let before = clock.mono();
+        os.pass(Duration::from_secs(5));
+
+        clock.step(PER_SECOND);
+        clock.set_frequency(100.0);
+
+        assert_eq!(clock.utc_at(before).since(GUESS), PER_SECOND - 500_000);
+    }
+
+    #[test]
+    fn a_step_back_is_whole_seconds_down_and_nanoseconds_up() {
+        assert_eq!(time_offset(-1), Some(TimeOffset { seconds: -1, nanos: 999_999_999 }));
+        assert_eq!(time_offset(1_500_000_000), Some(TimeOffset { seconds: 1, nanos: 500_000_000 }));
+        assert_eq!(time_offset(Nanos::MAX), None);
+    }
+
+    #[test]
+    fn the_kernels_clocks_can_be_read() {
+        let clock = MachineClock::new(ClockMode::Observe, GUESS, Arc::new(KernelClock));
+
+        assert!(clock.os_utc() > UnixTime::EPOCH);
+        assert!(clock.utc() >= GUESS);
+        assert!(clock.mono() <= clock.mono());
+    }
+
+    const GUESS: UnixTime = UnixTime::from_secs(1_773_468_700);
+    const GUESS_AHEAD: Nanos = 123 * PER_SECOND;
+    const SYNCHRONIZED: KernelStatus = KernelStatus {
+        synchronized: true,
+        est_error: Duration::from_millis(1),
+        max_error: Duration::from_millis(20),
+        leap: 0,
+    };
+
+    fn machine(mode: ClockMode) -> (Arc<FakeOs>, MachineClock) {
+        let os = Arc::new(FakeOs::default());
+        let clock = MachineClock::new(mode, GUESS, os.clone());
+        (os, clock)
+    }
+
+    /// A machine that boots in 1970. The real one is never steered in a test.
+    #[derive(Debug)]
+    struct FakeOs(Mutex<FakeState>);
+
+    #[derive(Debug)]
+    struct FakeState {
+        mono: Instant,
+        utc: UnixTime,
+        ppm: f64,
+        refuses: bool,
+        moves: Vec<Move>,
+    }
+
+    #[derive(Clone, Debug, PartialEq)]
+    enum Move {
+        Frequency(f64),
+        Status(KernelStatus),
+        Step(Nanos),
+        TakeControl,
+    }
+
+    impl Default for FakeOs {
+        fn default() -> Self {
+            Self(Mutex::new(FakeState {
+                mono: KernelClock.mono(),
+                utc: UnixTime::EPOCH,
+                ppm: 0.0,
+                refuses: false,
+                moves: Vec::new(),
+            }))
+        }
+    }
+
+    impl FakeOs {
+        fn with<T>(&self, read: impl FnOnce(&mut FakeState) -> T) -> T {
+            read(&mut self.0.lock().unwrap())
+        }
+
+        fn pass(&self, time: Duration) {
+            self.with(|os| {
+                os.mono += time;
+                os.utc = os.utc + time;
+            });
+        }
+
+        fn moves(&self) -> Vec<Move> {
+            self.with(|os| os.moves.clone())
+        }
+
+        fn moved(
+            &self,
+            what: Move,
+            apply: impl FnOnce(&mut FakeState),
+        ) -> Result<(), OsClockError> {
+            self.with(|os| {
+                if os.refuses {
+                    let reason = clock_steering::unix::Error::NoPermission;
+                    return Err(OsClockError { what: "hand its clock over", reason });
+                }
+                os.moves.push(what);
+                apply(os);
+                Ok(())
+            })
+        }
+    }
+
+    impl OsClock for FakeOs {
+        fn mono(&self) -> Instant {
+            self.with(|os| os.mono)
+        }
+
+        fn utc(&self) -> UnixTime {
+            self.with(|os| os.utc)
+        }
+
+        fn step(&self, by: Nanos) -> Result<(), OsClockError> {
+            self.moved(Move::Step(by), |os| os.utc = os.utc.offset(by))
+        }
+
+        fn frequency(&self) -> Result<f64, OsClockError> {
+            Ok(self.with(|os| os.ppm))
+        }
+
+        fn set_frequency(&self, ppm: f64) -> Result<(), OsClockError> {
+            self.moved(Move::Frequency(ppm), |os| os.ppm = ppm)
+        }
+
+        fn take_control(&self) -> Result<(), OsClockError> {
+            self.moved(Move::TakeControl, |_| ())
+        }
+
+        fn set_status(&self, status: KernelStatus) -> Result<(), OsClockError> {
+            self.moved(Move::Status(status), |_| ())
+        }
+    }
+}

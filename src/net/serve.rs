@@ -1,0 +1,237 @@
+//! Threads that answer datagrams: one for each CPU and address.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::bind;
+use super::datagram::{Batch, Datagram, Socket};
+use super::open::Listen;
+
+/// Pause after an error that may repeat at once, so that it cannot spin.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers datagrams, on several threads at once.
+pub trait Handler: Send + Sync + 'static {
+    /// Writes the reply to `datagram` into `reply`, which comes empty; left empty, nothing is sent.
+    ///
+    /// `socket` is what it came by, for whoever replies later. Must not block.
+    fn handle(&self, datagram: Datagram<'_>, socket: &Arc<Socket>, reply: &mut Vec<u8>);
+}
+
+/// What the threads of a service have done.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Datagrams received.
+    pub received: AtomicU64,
+    /// Replies sent by the receiving threads.
+    pub sent: AtomicU64,
+    /// Replies the kernel refused.
+    pub send_failed: AtomicU64,
+    /// Panics of the handler that were caught.
+    pub panics: AtomicU64,
+}
+
+/// A datagram service, to be kept open by [`super::KeepOpen`].
+pub struct DatagramListen {
+    service: &'static str,
+    thread: &'static str,
+    handler: Arc<dyn Handler>,
+    tally: Arc<Tally>,
+}
+
+impl DatagramListen {
+    /// A service of the name `service` (for the log) whose threads are named `thread`.
+    #[must_use]
+    pub fn new(service: &'static str, thread: &'static str, handler: Arc<dyn Handler>) -> Self {
+        Self { service, thread, handler, tally: Arc::default() }
+    }
+
+    /// What its threads have done, over all addresses.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+impl Listen for DatagramListen {
+    type Guard = Threads;
+
+    fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Threads)> {
+        // The CPUs this process may use: the affinity mask and the cgroup's quota.
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let sockets = bind::udp(address, count)?;
+        let local = sockets.first().map_or(Ok(address), UdpSocket::local_addr)?;
+        let threads = Threads::start(self, sockets)?;
+        Ok((local, threads))
+    }
+
+    fn service(&self) -> &'static str {
+        self.service
+    }
+}
+
+impl fmt::Debug for DatagramListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramListen")
+            .field("service", &self.service)
+            .field("tally", &self.tally)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The threads of one address. Dropped, they answer what is queued, and end.
+#[derive(Debug)]
+pub struct Threads {
+    stop: Arc<AtomicBool>,
+    running: Vec<(Arc<Socket>, JoinHandle<()>)>,
+}
+
+impl Threads {
+    fn start(listen: &DatagramListen, sockets: Vec<UdpSocket>) -> io::Result<Self> {
+        let mut this = Self { stop: Arc::default(), running: Vec::new() };
+        for socket in sockets {
+            let socket = Arc::new(Socket::new(socket)?);
+            let worker = Worker {
+                service: listen.service,
+                socket: Arc::clone(&socket),
+                handler: Arc::clone(&listen.handler),
+                tally: Arc::clone(&listen.tally),
+                stop: Arc::clone(&this.stop),
+            };
+            let thread = thread::Builder::new().name(listen.thread.to_owned());
+            this.running.push((socket, thread.spawn(move || worker.run())?));
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for (socket, _) in &self.running {
+            socket.stop_receiving();
+        }
+        for (_, thread) in self.running.drain(..) {
+            // Panics of the handler are caught within; another one was reported by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    service: &'static str,
+    socket: Arc<Socket>,
+    handler: Arc<dyn Handler>,
+    tally: Arc<Tally>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(&self) {
+        let mut batch = Batch::new(&self.socket);
+        loop {
+            match batch.receive(&self.socket) {
+                Ok(0) | Err(_) if self.stop.load(Ordering::Relaxed) => return,
+                Ok(0) => {}
+                Ok(received) => {
+                    batch.answer(|datagram, reply| self.handle(datagram, reply));
+                    let sent = batch.send(&self.socket);
+                    // Once a batch, not once a datagram: the threads share these.
+                    add(&self.tally.received, received);
+                    add(&self.tally.sent, sent.sent);
+                    add(&self.tally.send_failed, sent.failed);
+                }
+                Err(error) => {
+                    tracing::debug!(service = self.service, %error, "receive failed");
+                    thread::sleep(ERROR_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn handle(&self, datagram: Datagram<'_>, reply: &mut Vec<u8>) {
+        let handle = AssertUnwindSafe(|| self.handler.handle(datagram, &self.socket, reply));
+        if let Err(payload) = catch_unwind(handle) {
+            reply.clear();
+            let panics = self.tally.panics.fetch_add(1, Ordering::Relaxed) + 1;
+            // A hostile client must not fill the log with it.
+            if panics.is_power_of_two() {
+                let message = panic_message(&*payload);
+                tracing::error!(service = self.service, message, panics, "a handler panicked");
+            }
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    if count > 0 {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_datagram_and_is_counted() {
+        let listen = DatagramListen::new("test", "test", Arc::new(Touchy));
+        let (address, _threads) = listen.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = client();
+
+        client.send_to(b"panic", address).unwrap();
+        client.send_to(b"echo", address).unwrap();
+
+        let mut reply = [0; 16];
+        let (len, _) = client.recv_from(&mut reply).unwrap();
+        assert_eq!(&reply[..len], b"echo");
+        assert_eq!(listen.tally().panics.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn dropped_threads_answer_what_is_queued_and_free_the_address() {
+        let listen = DatagramListen::new("test", "test", Arc::new(Touchy));
+        let (address, threads) = listen.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let clients: Vec<_> = (0..50).map(|_| client()).collect();
+        for client in &clients {
+            client.send_to(b"echo", address).unwrap();
+        }
+
+        drop(threads);
+
+        for client in clients {
+            assert_eq!(client.recv(&mut [0; 16]).unwrap(), 4);
+        }
+        assert!(bind::udp(address, 1).is_ok());
+    }
+
+    struct Touchy;
+
+    impl Handler for Touchy {
+        fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, reply: &mut Vec<u8>) {
+            assert_ne!(datagram.payload, b"panic");
+            reply.extend_from_slice(datagram.payload);
+        }
+    }
+
+    fn client() -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    }
+}

@@ -1,0 +1,435 @@
+//! Serves time to clients of NTP version 3 and 4, and the truth about what it is worth
+//! (RFC 5905 section 9.2).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{NtpStatus, UnixTime};
+use crate::net::{Datagram, Handler, Socket};
+use crate::node::ports::Clock;
+use crate::ntp::rate::{Limiter, Rate, Verdict};
+use crate::ntp::wire::{
+    self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER, STRATUM_UNSYNCHRONIZED,
+};
+
+/// The answer to `question`, or why there is none.
+///
+/// It is 48 octets long and thus never longer than the question; extension
+/// fields and MACs are passed over. While `status` is not synchronized the
+/// answer says so: leap indicator 3, stratum 16.
+///
+/// `received` and `sent` are our UTC when the question came and as the answer
+/// goes, `now` is the same as `sent` on the monotonic clock.
+///
+/// # Errors
+///
+/// [`Silence`]: the packet is not a client's question.
+pub fn respond(
+    question: &[u8],
+    status: &NtpStatus,
+    received: UnixTime,
+    sent: UnixTime,
+    now: Instant,
+) -> Result<[u8; HEADER_LEN], Silence> {
+    let question = parse(question)?;
+    let answer = Header {
+        version: question.version,
+        mode: MODE_SERVER,
+        poll: question.poll,
+        precision: PRECISION,
+        origin_timestamp: question.transmit_timestamp,
+        receive_timestamp: wire::from_utc(received),
+        transmit_timestamp: wire::from_utc(sent),
+        ..Header::default()
+    };
+    let standing = if status.synchronized {
+        Header {
+            leap: status.leap & 0b11,
+            stratum: status.stratum,
+            root_delay: wire::to_short(status.root_delay),
+            root_dispersion: wire::to_short(status.root_dispersion_at(now)),
+            reference_id: status.reference_id,
+            reference_timestamp: wire::from_utc(status.reference_time),
+            ..answer
+        }
+    } else {
+        Header {
+            leap: LEAP_UNKNOWN,
+            stratum: STRATUM_UNSYNCHRONIZED,
+            root_dispersion: wire::to_short(MAX_DISPERSION),
+            // RFC 5905 figure 13: the association has not yet synchronized for the first time.
+            reference_id: *b"INIT",
+            ..answer
+        }
+    };
+    Ok(standing.emit())
+}
+
+/// The kiss code RATE in answer to `question` (RFC 5905 section 7.4): ask less often.
+///
+/// It tells no time: all its timestamps are the client's own.
+///
+/// # Errors
+///
+/// [`Silence`]: the packet is not a client's question.
+pub fn kiss_rate(question: &[u8]) -> Result<[u8; HEADER_LEN], Silence> {
+    let question = parse(question)?;
+    let kiss = Header {
+        leap: LEAP_UNKNOWN,
+        version: question.version,
+        mode: MODE_SERVER,
+        stratum: 0,
+        poll: question.poll.max(KISS_POLL),
+        precision: PRECISION,
+        reference_id: *b"RATE",
+        origin_timestamp: question.transmit_timestamp,
+        receive_timestamp: question.transmit_timestamp,
+        transmit_timestamp: question.transmit_timestamp,
+        ..Header::default()
+    };
+    Ok(kiss.emit())
+}
+
+/// Why a packet gets no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Silence {
+    /// Not a client's question: an answer, a broadcast, or the control and private modes 6
+    /// and 7 that amplify.
+    #[error("mode {0} is not a client's")]
+    Mode(u8),
+    /// Fewer than 48 octets.
+    #[error("{0} octets are no NTP header")]
+    Short(usize),
+    /// Neither version 3 nor 4.
+    #[error("version {0} is not served")]
+    Version(u8),
+}
+
+/// Answers the questions that come in by [`crate::net`].
+#[derive(Debug)]
+pub struct TimeServer {
+    clock: Arc<dyn Clock>,
+    status: Arc<ArcSwap<NtpStatus>>,
+    limiter: Option<Limiter>,
+    counts: Counts,
+}
+
+/// What became of the packets.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Answered with time.
+    pub answered: AtomicU64,
+    /// Answered with leap indicator 3.
+    pub unsynchronized: AtomicU64,
+    /// Answered with the kiss code RATE.
+    pub kissed: AtomicU64,
+    /// Dropped because their address asks too much.
+    pub limited: AtomicU64,
+    /// Dropped: not a client's mode.
+    pub wrong_mode: AtomicU64,
+    /// Dropped: too short.
+    pub short: AtomicU64,
+    /// Dropped: neither version 3 nor 4.
+    pub wrong_version: AtomicU64,
+}
+
+impl TimeServer {
+    /// Serves what `clock` reads as what `status` says it is worth.
+    ///
+    /// Without a `rate` nobody is limited.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, status: Arc<ArcSwap<NtpStatus>>, rate: Option<Rate>) -> Self {
+        let limiter = rate.map(|rate| Limiter::new(rate, clock.mono()));
+        Self { clock, status, limiter, counts: Counts::default() }
+    }
+
+    /// What became of the packets so far.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    fn answer(&self, question: &[u8], from: IpAddr) -> Option<[u8; HEADER_LEN]> {
+        let received = self.clock.mono();
+        let verdict =
+            self.limiter.as_ref().map_or(Verdict::Answer, |limit| limit.judge(from, received));
+        let (answer, count) = match verdict {
+            Verdict::Answer => {
+                let status = self.status.load();
+                let count = if status.synchronized {
+                    &self.counts.answered
+                } else {
+                    &self.counts.unsynchronized
+                };
+                let sent = self.clock.mono();
+                let utc = |at| self.clock.utc_at(at);
+                (respond(question, &status, utc(received), utc(sent), sent), count)
+            }
+            Verdict::Drop => {
+                self.counts.limited.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            Verdict::Kiss => (kiss_rate(question), &self.counts.kissed),
+        };
+        let count = match answer {
+            Ok(_) => count,
+            Err(Silence::Mode(_)) => &self.counts.wrong_mode,
+            Err(Silence::Short(_)) => &self.counts.short,
+            Err(Silence::Version(_)) => &self.counts.wrong_version,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        answer.ok()
+    }
+}
+
+impl Handler for TimeServer {
+    fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, reply: &mut Vec<u8>) {
+        if let Some(answer) = self.answer(datagram.payload, datagram.peer.address.ip()) {
+            reply.extend_from_slice(&answer);
+        }
+    }
+}
+
+/// log2 of what one reading of the clock may be off, in seconds: about a microsecond.
+const PRECISION: i8 = -20;
+
+/// RFC 5905 section 7.2: MAXDISP, the dispersion of a clock that was never set.
+const MAX_DISPERSION: std::time::Duration = std::time::Duration::from_secs(16);
+
+/// log2 of the poll interval a kissed client is asked to keep, in seconds.
+const KISS_POLL: i8 = 6;
+
+fn parse(packet: &[u8]) -> Result<Header, Silence> {
+    let header = Header::parse(packet).ok_or(Silence::Short(packet.len()))?;
+    match header {
+        Header { mode, .. } if mode != MODE_CLIENT => Err(Silence::Mode(mode)),
+        Header { version: 3 | 4, .. } => Ok(header),
+        Header { version, .. } => Err(Silence::Version(version)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, UdpSocket};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::nanos;
+    use crate::net::{DatagramListen, Listen, Threads};
+    use crate::ntp::client::{AskError, Kiss, ask};
+
+    #[test]
+    fn a_synchronized_clock_is_served_with_its_growing_dispersion() {
+        let start = TestClock.mono();
+        let status = synchronized(start);
+
+        let answer = answer(&question(4), &status, start + Duration::from_secs(1000)).unwrap();
+
+        assert_eq!((answer.leap, answer.version, answer.mode), (1, 4, MODE_SERVER));
+        assert_eq!((answer.stratum, answer.reference_id), (2, [192, 0, 2, 1]));
+        assert_eq!(answer.origin_timestamp, NONCE);
+        assert_eq!(answer.poll, 6);
+        assert_eq!(wire::from_short(answer.root_delay), Duration::from_millis(125));
+        // 10 ms, and 1000 s of 15 ppm.
+        let dispersion = wire::from_short(answer.root_dispersion);
+        assert!(dispersion >= Duration::from_millis(25), "{dispersion:?}");
+        assert!(dispersion < Duration::from_micros(25_020), "{dispersion:?}");
+        assert_eq!(wire::to_utc(answer.receive_timestamp, RECEIVED), RECEIVED);
+        assert_eq!(wire::to_utc(answer.transmit_timestamp, RECEIVED), SENT);
+        assert_eq!(wire::to_utc(answer.reference_timestamp, REFERENCE), REFERENCE);
+    }
+
+    #[test]
+    fn until_it_is_synchronized_it_says_so_whatever_else_the_status_holds() {
+        let start = TestClock.mono();
+        let status = NtpStatus { synchronized: false, ..synchronized(start) };
+
+        let answer = answer(&question(3), &status, start).unwrap();
+
+        assert_eq!((answer.leap, answer.stratum, answer.version), (3, 16, 3));
+        assert_eq!((answer.reference_id, answer.reference_timestamp), (*b"INIT", 0));
+        assert_eq!(answer.origin_timestamp, NONCE);
+    }
+
+    #[test]
+    fn what_is_no_clients_question_gets_no_answer() {
+        let start = TestClock.mono();
+        let status = synchronized(start);
+        let cases: &[(&[u8], Silence)] = &[
+            (&[], Silence::Short(0)),
+            (&[0x23; 47], Silence::Short(47)),
+            (&[0x13; 48], Silence::Version(2)),
+            (&[0x2b; 48], Silence::Version(5)),
+            (&[0x16; 48], Silence::Mode(6)),
+            (&[0x17; 48], Silence::Mode(7)),
+            (&[0x24; 48], Silence::Mode(4)),
+            (&[0x21; 48], Silence::Mode(1)),
+        ];
+        for (packet, silence) in cases {
+            assert_eq!(answer(packet, &status, start), Err(*silence));
+            assert_eq!(kiss_rate(packet), Err(*silence));
+        }
+    }
+
+    #[test]
+    fn extension_fields_and_macs_are_passed_over() {
+        let start = TestClock.mono();
+        let mut keyed = question(4).to_vec();
+        keyed.extend([7; 20]);
+
+        assert_eq!(
+            answer(&keyed, &synchronized(start), start),
+            answer(&question(4), &synchronized(start), start)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_panics_or_is_amplified(packet in prop::collection::vec(any::<u8>(), 0..120)) {
+            let start = TestClock.mono();
+            for answer in [respond(&packet, &synchronized(start), RECEIVED, SENT, start), kiss_rate(&packet)] {
+                prop_assert!(answer.is_err() || packet.len() >= HEADER_LEN);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn our_own_client_believes_it_only_when_it_is_synchronized() {
+        let served = Served::start(None);
+        served.publish(false);
+        let before = served.ask().await;
+        served.publish(true);
+        let after = served.ask().await.unwrap();
+
+        assert!(
+            matches!(before, Err(AskError::Unsynchronized { leap: 3, stratum: 16 })),
+            "{before:?}"
+        );
+        let off = after.utc.since(TestClock.utc_at(after.at));
+        assert!(off.abs() <= nanos(after.delay), "{off} ns off in {:?}", after.delay);
+        assert_eq!(served.server.counts().answered.load(Ordering::Relaxed), 1);
+        assert_eq!(served.server.counts().unsynchronized.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn who_asks_too_much_is_kissed_once_and_then_left_without_answer() {
+        let served = Served::start(Some(Rate { per_second: 1, burst: 2 }));
+        served.publish(true);
+
+        let mut outcomes = Vec::new();
+        for _ in 0..4 {
+            outcomes.push(served.ask().await);
+        }
+
+        assert!(outcomes[0].is_ok() && outcomes[1].is_ok(), "{outcomes:?}");
+        assert!(matches!(outcomes[2], Err(AskError::Kiss(Kiss::Rate))), "{outcomes:?}");
+        assert!(matches!(outcomes[3], Err(AskError::Silent(_))), "{outcomes:?}");
+    }
+
+    #[test]
+    fn control_and_garbage_are_counted_and_do_not_stop_it() {
+        let served = Served::start(None);
+        served.publish(true);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(served.address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        for packet in [&[0x16u8; 48][..], &[0x17; 48], b"", b"hello", &[0x0b; 48]] {
+            client.send(packet).unwrap();
+        }
+        client.send(&question(4)).unwrap();
+
+        let mut reply = [0; 100];
+        let len = client.recv(&mut reply).unwrap();
+
+        assert_eq!(len, HEADER_LEN);
+        assert_eq!(Header::parse(&reply).unwrap().origin_timestamp, NONCE);
+        let counts = served.server.counts();
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        assert_eq!(
+            (of(&counts.wrong_mode), of(&counts.short), of(&counts.wrong_version)),
+            (2, 2, 1)
+        );
+    }
+
+    const NONCE: u64 = 0x0123_4567_89ab_cdef;
+    const REFERENCE: UnixTime = UnixTime::from_secs(1_773_468_000);
+    const RECEIVED: UnixTime = UnixTime::from_secs(1_773_468_700);
+    const SENT: UnixTime = UnixTime::from_nanos(1_773_468_700_000_020_000);
+
+    fn question(version: u8) -> [u8; HEADER_LEN] {
+        let poll = 6;
+        let mode = MODE_CLIENT;
+        Header { version, mode, poll, transmit_timestamp: NONCE, ..Header::default() }.emit()
+    }
+
+    fn answer(question: &[u8], status: &NtpStatus, now: Instant) -> Result<Header, Silence> {
+        let answer = respond(question, status, RECEIVED, SENT, now)?;
+        Ok(Header::parse(&answer).unwrap())
+    }
+
+    fn synchronized(since: Instant) -> NtpStatus {
+        NtpStatus {
+            synchronized: true,
+            stratum: 2,
+            reference_id: [192, 0, 2, 1],
+            root_delay: Duration::from_millis(125),
+            root_dispersion: Duration::from_millis(10),
+            since,
+            growth_ppm: 15,
+            reference_time: REFERENCE,
+            leap: 1,
+        }
+    }
+
+    /// A server on a loopback port.
+    struct Served {
+        server: Arc<TimeServer>,
+        status: Arc<ArcSwap<NtpStatus>>,
+        address: SocketAddr,
+        _threads: Threads,
+    }
+
+    impl Served {
+        fn start(rate: Option<Rate>) -> Self {
+            let status = Arc::new(ArcSwap::from_pointee(synchronized(TestClock.mono())));
+            let server = Arc::new(TimeServer::new(Arc::new(TestClock), status.clone(), rate));
+            let listen = DatagramListen::new("ntp", "ntp", server.clone());
+            let (address, threads) = listen.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+            Self { server, status, address, _threads: threads }
+        }
+
+        fn publish(&self, is: bool) {
+            let status = synchronized(TestClock.mono());
+            self.status.store(Arc::new(NtpStatus { synchronized: is, ..status }));
+        }
+
+        async fn ask(&self) -> Result<crate::ntp::client::Reading, AskError> {
+            ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300)).await
+        }
+    }
+
+    /// A clock of its own, years off the machine's.
+    #[derive(Debug)]
+    struct TestClock;
+
+    impl Clock for TestClock {
+        #[expect(clippy::disallowed_methods, reason = "real sockets need real time")]
+        fn mono(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn utc_at(&self, at: Instant) -> UnixTime {
+            static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+            let start = *START.get_or_init(|| at);
+            let passed = nanos(at.saturating_duration_since(start))
+                - nanos(start.saturating_duration_since(at));
+            UnixTime::from_secs(2_000_000_000).offset(passed)
+        }
+    }
+}

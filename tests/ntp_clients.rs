@@ -1,0 +1,165 @@
+//! Other people's NTP clients believe firstlight when its clock is disciplined, and refuse it before.
+//!
+//! None of them sets a clock here. A client that is not installed is a test ignored.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::env;
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use firstlight::clock::NtpStatus;
+use firstlight::config::ClockMode;
+use firstlight::host::clock::{KernelClock, MachineClock, OsClock};
+use firstlight::net::{DatagramListen, Listen, Threads};
+use firstlight::node::ports::Clock;
+use firstlight::ntp::server::TimeServer;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let trials = vec![
+        trial("chronyd_believes_a_disciplined_clock", chronyd_missing(), || chronyd(true)),
+        trial("chronyd_refuses_a_clock_before", chronyd_missing(), || chronyd(false)),
+        trial("ntpdig_believes_a_disciplined_clock", ntpdig_missing(), || ntpdig(true)),
+        trial("ntpdig_refuses_a_clock_before", ntpdig_missing(), || ntpdig(false)),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing;
+/// `-x` forbids it once more.
+fn chronyd(synchronized: bool) -> Result<(), Failed> {
+    let served = Served::start(synchronized, "127.0.0.1:0");
+    let folder =
+        env::temp_dir().join(format!("firstlight-chrony-{}-{synchronized}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("chrony.conf");
+    let port = served.address.port();
+    fs::write(
+        &config,
+        format!(
+            "server 127.0.0.1 port {port} iburst maxsamples 1\n\
+             pidfile {0}/pid\ncmdport 0\nbindcmdaddress /\nport 0\n",
+            folder.display()
+        ),
+    )?;
+
+    let output = Command::new(find("chronyd").ok_or("chronyd is gone")?)
+        .args(["-Q", "-x", "-U", "-u", "root", "-t", if synchronized { "5" } else { "2" }, "-f"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .output()?;
+    fs::remove_dir_all(&folder)?;
+
+    served.was_asked(&output)?;
+    expect(output.status.success() == synchronized, &output)?;
+    let said = text(&output);
+    // `System clock wrong by -0.000012 seconds (ignored)`
+    let offset = said.split("clock wrong by ").nth(1).and_then(|rest| rest.split(' ').next());
+    match (synchronized, offset) {
+        (true, Some(offset)) => expect(offset.parse::<f64>()?.abs() < 0.1, &output),
+        (true, None) => Err(said.into()),
+        (false, _) => expect(offset.is_none(), &output),
+    }
+}
+
+/// `ntpdig` without `-S` and `-s` prints the offset and sets nothing.
+fn ntpdig(synchronized: bool) -> Result<(), Failed> {
+    let served = Served::start(synchronized, NTPDIG_ADDRESS);
+
+    let output = Command::new(find("ntpdig").ok_or("ntpdig is gone")?)
+        .args(["-4", "-j", "-t", "1", &served.address.ip().to_string()])
+        .stdin(Stdio::null())
+        .output()?;
+
+    served.was_asked(&output)?;
+    let said = text(&output);
+    let believed = said.contains("\"stratum\":2") && said.contains("\"leap\":\"no-leap\"");
+    expect(believed == synchronized, &output)
+}
+
+/// `ntpdig` asks port 123 only. This address of the machine's own is nobody else's.
+const NTPDIG_ADDRESS: &str = "127.7.31.12:123";
+
+/// firstlight's server on a loopback address. It observes: the machine's clock is only read.
+struct Served {
+    server: Arc<TimeServer>,
+    address: SocketAddr,
+    _threads: Threads,
+}
+
+impl Served {
+    fn start(synchronized: bool, address: &str) -> Self {
+        let clock = MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock));
+        let status = NtpStatus {
+            synchronized,
+            stratum: 2,
+            reference_id: [192, 0, 2, 1],
+            root_delay: Duration::from_millis(20),
+            root_dispersion: Duration::from_millis(1),
+            since: clock.mono(),
+            growth_ppm: 15,
+            reference_time: clock.utc(),
+            leap: 0,
+        };
+        let status = Arc::new(ArcSwap::from_pointee(status));
+        let server = Arc::new(TimeServer::new(Arc::new(clock), status, None));
+        let listen = DatagramListen::new("ntp", "ntp", server.clone());
+        let (address, threads) = listen.listen(address.parse().unwrap()).unwrap();
+        Self { server, address, _threads: threads }
+    }
+
+    /// A client that never asked has refused nothing.
+    fn was_asked(&self, output: &Output) -> Result<(), Failed> {
+        let counts = self.server.counts();
+        let asked =
+            counts.answered.load(Ordering::Relaxed) + counts.unsynchronized.load(Ordering::Relaxed);
+        expect(asked > 0, output)
+    }
+}
+
+fn chronyd_missing() -> Option<&'static str> {
+    find("chronyd").is_none().then_some("chronyd is not installed")
+}
+
+fn ntpdig_missing() -> Option<&'static str> {
+    if find("ntpdig").is_none() {
+        return Some("ntpdig is not installed");
+    }
+    // Only root may, and nobody else must have it.
+    UdpSocket::bind(NTPDIG_ADDRESS).is_err().then_some("port 123 is not to be had")
+}
+
+/// A test; one with a reason against it is ignored, and says why.
+fn trial(
+    name: &str,
+    missing: Option<&str>,
+    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    match missing {
+        None => Trial::test(name, test),
+        Some(reason) => {
+            Trial::test(format!("{name} ({reason})"), || Ok(())).with_ignored_flag(true)
+        }
+    }
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+fn expect(holds: bool, output: &Output) -> Result<(), Failed> {
+    if holds { Ok(()) } else { Err(text(output).into()) }
+}
+
+fn text(output: &Output) -> String {
+    let out = String::from_utf8_lossy(&output.stdout);
+    format!("{}: {out}{}", output.status, String::from_utf8_lossy(&output.stderr))
+}
