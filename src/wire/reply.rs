@@ -55,6 +55,11 @@ impl<'o> Reply<'o> {
         self
     }
 
+    /// Changes the response code.
+    pub const fn set_rcode(&mut self, rcode: Rcode) {
+        self.header.flags = self.header.flags & !0xf | (rcode.0 & 0xf);
+    }
+
     /// Appends a record of class `IN`, and returns where its data begins.
     ///
     /// `owner_at` is where the owner's name stands in the message, 12 being the question's.
