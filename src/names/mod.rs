@@ -7,8 +7,6 @@
 mod lookup;
 mod records;
 mod special;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -100,3 +98,6 @@ impl Names {
         self.nodes.entry(name.as_wire().into()).or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

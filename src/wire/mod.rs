@@ -14,8 +14,10 @@ mod reply;
 pub use header::{Header, flags};
 pub use message::{Message, ParseError, Record, Records, read_name, skip_name};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};
+pub(crate) use query::split_option;
 pub use query::{Edns, Malformed, Query};
 pub use registry::{Class, Ede, Opcode, Rcode, Section, Type, option};
+pub(crate) use reply::push_ede;
 pub use reply::{Note, Reply, UDP_PAYLOAD, finish, malformed};
 
 #[cfg(test)]
