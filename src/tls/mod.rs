@@ -21,7 +21,7 @@ use crate::clock::{UnixTime, magnitude};
 use crate::node::ports::Clock;
 use crate::wire::Name;
 
-pub use client::config;
+pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use roots::{Roots, RootsError};
 pub use store::{CertStore, PairError, Served, StoreEvent, server_config};

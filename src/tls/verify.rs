@@ -87,10 +87,6 @@ impl Verifier {
     pub fn trust(&self) -> &TimeTrust {
         &self.trust
     }
-
-    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
 }
 
 /// By which rule a chain passed.
