@@ -6,6 +6,7 @@
 
 pub mod client;
 mod policy;
+pub mod report;
 mod server;
 mod socket;
 

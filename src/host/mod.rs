@@ -1,9 +1,9 @@
 //! The machine: clocks, state files, signals, links.
 
-pub mod config_file;
-pub mod state;
 pub mod boot;
 pub mod clock;
+pub mod config_file;
 pub mod link;
 pub mod notify;
 pub mod signal;
+pub mod state;
