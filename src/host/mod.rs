@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod clock;
+pub mod kernel;
 pub mod link;
 pub mod notify;
 pub mod signal;
