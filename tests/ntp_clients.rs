@@ -1,6 +1,7 @@
-//! Other people's NTP clients believe firstlight when its clock is disciplined, and refuse it before.
+//! Other people's NTP clients believe firstlight when its clock is disciplined, and refuse it
+//! before; its own client reads other people's servers.
 //!
-//! None of them sets a clock here. A client that is not installed is a test ignored.
+//! None of them sets a clock here. A program that is not installed is a test ignored.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 use std::env;
@@ -13,11 +14,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use firstlight::clock::NtpStatus;
+use firstlight::clock::{NtpStatus, magnitude};
 use firstlight::config::ClockMode;
-use firstlight::host::clock::{KernelClock, MachineClock, OsClock};
+use firstlight::host::boot::build_epoch;
+use firstlight::host::clock::MachineClock;
+use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::net::{DatagramListen, Listen, Threads};
 use firstlight::node::ports::Clock;
+use firstlight::ntp::client::{AskError, ask};
 use firstlight::ntp::server::TimeServer;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -25,36 +29,23 @@ fn main() {
     let trials = vec![
         trial("chronyd_believes_a_disciplined_clock", chronyd_missing(), || chronyd(true)),
         trial("chronyd_refuses_a_clock_before", chronyd_missing(), || chronyd(false)),
+        trial("our_client_reads_chronyds_answer", chronyd_missing(), read_chronyd),
         trial("ntpdig_believes_a_disciplined_clock", ntpdig_missing(), || ntpdig(true)),
         trial("ntpdig_refuses_a_clock_before", ntpdig_missing(), || ntpdig(false)),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-/// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing;
-/// `-x` forbids it once more.
+/// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing.
 fn chronyd(synchronized: bool) -> Result<(), Failed> {
     let served = Served::start(synchronized, "127.0.0.1:0");
-    let folder =
-        env::temp_dir().join(format!("firstlight-chrony-{}-{synchronized}", std::process::id()));
-    fs::create_dir_all(&folder)?;
-    let config = folder.join("chrony.conf");
     let port = served.address.port();
-    fs::write(
-        &config,
-        format!(
-            "server 127.0.0.1 port {port} iburst maxsamples 1\n\
-             pidfile {0}/pid\ncmdport 0\nbindcmdaddress /\nport 0\n",
-            folder.display()
-        ),
-    )?;
+    let config = format!("server 127.0.0.1 port {port} iburst maxsamples 1\nport 0");
+    let folder = Folder::new(if synchronized { "after" } else { "before" })?;
 
-    let output = Command::new(find("chronyd").ok_or("chronyd is gone")?)
-        .args(["-Q", "-x", "-U", "-u", "root", "-t", if synchronized { "5" } else { "2" }, "-f"])
-        .arg(&config)
-        .stdin(Stdio::null())
+    let output = chronyd_command(&folder, &config)?
+        .args(["-Q", "-t", if synchronized { "5" } else { "2" }])
         .output()?;
-    fs::remove_dir_all(&folder)?;
 
     served.was_asked(&output)?;
     expect(output.status.success() == synchronized, &output)?;
@@ -65,6 +56,66 @@ fn chronyd(synchronized: bool) -> Result<(), Failed> {
         (true, Some(offset)) => expect(offset.parse::<f64>()?.abs() < 0.1, &output),
         (true, None) => Err(said.into()),
         (false, _) => expect(offset.is_none(), &output),
+    }
+}
+
+/// A chronyd that takes its own clock for good answers our client.
+fn read_chronyd() -> Result<(), Failed> {
+    let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+    let folder = Folder::new("server")?;
+    let config = format!("port {port}\nbindaddress 127.0.0.1\nallow 127.0.0.1\nlocal stratum 8");
+    let mut chronyd = chronyd_command(&folder, &config)?.arg("-d").stderr(Stdio::null()).spawn()?;
+
+    let clock = MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock));
+    let target = SocketAddr::from(([127, 0, 0, 1], port));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let reading = runtime.block_on(async {
+        // It takes a moment to start.
+        for _ in 0..100 {
+            match ask(target, &clock, build_epoch(), Duration::from_millis(500)).await {
+                Err(AskError::Refused) => tokio::time::sleep(Duration::from_millis(20)).await,
+                outcome => return outcome,
+            }
+        }
+        Err(AskError::Refused)
+    });
+    chronyd.kill()?;
+    chronyd.wait()?;
+
+    let reading = reading?;
+    let off = magnitude(reading.utc.since(clock.utc_at(reading.at)));
+    if reading.stratum == 8 && off < Duration::from_millis(100) {
+        return Ok(());
+    }
+    Err(format!("{off:?} off: {reading:?}").into())
+}
+
+/// `chronyd` with its files in `folder`. `-x` forbids it to set the clock.
+fn chronyd_command(folder: &Folder, config: &str) -> Result<Command, Failed> {
+    let file = folder.0.join("chrony.conf");
+    let own = format!("pidfile {}/pid\ncmdport 0\nbindcmdaddress /\n", folder.0.display());
+    fs::write(&file, format!("{config}\n{own}"))?;
+    let mut command = Command::new(find("chronyd").ok_or("chronyd is gone")?);
+    command.args(["-x", "-U", "-u", "root", "-f"]).arg(file);
+    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Result<Self, Failed> {
+        let name = format!("firstlight-chrony-{}-{name}", std::process::id());
+        let folder = Self(env::temp_dir().join(name));
+        fs::create_dir_all(&folder.0)?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
     }
 }
 

@@ -407,6 +407,19 @@ mod tests {
     }
 
     #[test]
+    fn a_world_without_jitter_does_not_divide_by_zero() {
+        let mut world = World::new(0, &[0; 4], 2.0);
+        world.jitter = 0.0;
+
+        world.burst();
+        world.run_until(24.0);
+        let error = world.run_until(3600.0);
+
+        assert!(error < 2.0, "{error} ms off");
+        assert!(world.engine.consensus().unwrap().root_dispersion < Duration::from_secs(1));
+    }
+
+    #[test]
     fn a_liar_among_five_is_not_used() {
         for lie in [400 * MS, -400 * MS, 30 * MS] {
             let mut world = World::new(7, &[0, 0, lie, 0, 0], 2.0);

@@ -23,6 +23,8 @@ pub(super) struct World {
     pub(super) engine: Engine<usize>,
     pub(super) lies: Vec<Nanos>,
     rtt_ms: f64,
+    /// How much longer a leg may take, as a share of the round trip, or of 2 ms if that is less.
+    pub(super) jitter: f64,
     rng: StdRng,
 }
 
@@ -34,6 +36,7 @@ impl World {
             clock,
             lies: lies.to_vec(),
             rtt_ms,
+            jitter: 0.2,
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -75,7 +78,7 @@ impl World {
 
     pub(super) fn exchange(&mut self, source: usize) -> Reading {
         let mut leg = || {
-            let jitter: f64 = self.rng.random_range(0.0..0.2) * self.rtt_ms.min(2.0);
+            let jitter: f64 = self.rng.random_range(0.0..=self.jitter) * self.rtt_ms.min(2.0);
             Duration::from_secs_f64((self.rtt_ms / 2.0 + jitter) * 1e-3)
         };
         let (out, back) = (leg(), leg());
