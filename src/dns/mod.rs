@@ -1,6 +1,7 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
 mod forward;
+pub mod answer;
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -5,7 +5,7 @@ use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::Query;
+use crate::wire::{Note, Query};
 
 #[test]
 fn a_local_name_has_its_addresses_and_nothing_else() {
@@ -248,10 +248,8 @@ fn ask(names: &Names, name: &str, rtype: &str) -> Answered {
     let packet = question.to_vec().unwrap();
     let query = Query::parse(&packet).unwrap();
     let mut out = Vec::new();
-    let written = names.answer(&query, 65535, &mut out).unwrap_or_else(|| panic!("{name} unknown"));
-    let unresolved = match written {
-        Written::All => None,
-        Written::ChainTo(target) => Some(target.clone()),
-    };
+    let started = names.answer(&query, &mut out).unwrap_or_else(|| panic!("{name} unknown"));
+    let unresolved = started.chain_to.cloned();
+    started.reply.finish(&query, Note::default(), 65_535);
     Answered { message: Message::from_vec(&out).unwrap(), unresolved }
 }
