@@ -1,5 +1,7 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
+pub mod listen;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::SocketAddr;
