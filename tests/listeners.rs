@@ -285,6 +285,35 @@ async fn a_request_body_that_drips_is_not_waited_for() {
     assert!(read_some(&mut doh).await.starts_with(b"HTTP/1.1 408"));
 }
 
+/// CVE-2023-44487: streams that are opened and reset cost the server more than the client.
+#[tokio::test]
+async fn a_rapid_reset_ends_the_connection_and_leaves_no_question_waiting() {
+    let (listeners, _script, certificate) =
+        open("127.0.0.1", Limits { waiting: 64, ..Limits::default() });
+    let mut attacker = tls(listeners.places().doh[0], &certificate, b"h2").await;
+    attacker.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let target = format!("/dns-query?dns={}", BASE64URL_NOPAD.encode(&query(1, "late")));
+    // HPACK: `:method GET` and `:scheme https` by index, then a literal `:path`.
+    let mut head = vec![0x82, 0x87, 0x04, u8::try_from(target.len()).unwrap()];
+    head.extend(target.as_bytes());
+
+    let len = u8::try_from(head.len()).unwrap();
+    let attack: Vec<u8> = (0..100_u32)
+        .flat_map(|number| {
+            let stream = (2 * number + 1).to_be_bytes();
+            let open = [&[0, 0, len, 1, 5], &stream[..], &head].concat();
+            let reset = [&[0, 0, 4, 3, 0], &stream[..], &[0, 0, 0, 8]].concat();
+            [open, reset].concat()
+        })
+        .collect();
+    attacker.write_all(&attack).await.unwrap();
+
+    let farewell = read_all(&mut attacker).await;
+    assert!(farewell.ends_with(b"too_many_resets"), "{farewell:?}");
+    until(|| listeners.connections() == 0).await;
+    assert!(listeners.drain(Duration::from_secs(1)).await, "questions of reset streams still wait");
+}
+
 #[tokio::test]
 async fn a_drain_sends_every_answer_that_is_under_way() {
     let (listeners, script, certificate) = open("127.0.0.1", Limits::default());

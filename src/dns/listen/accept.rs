@@ -195,7 +195,8 @@ async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link
         }
         Kind::Doh(config) => {
             if let Some(stream) = handshake(&config, stream, address, &mut link).await {
-                doh::serve(stream, client(Protocol::Doh), link).await;
+                // Boxed: every connection's task would have room for HTTP's state otherwise.
+                Box::pin(doh::serve(stream, client(Protocol::Doh), link)).await;
             }
         }
     }
