@@ -2,6 +2,7 @@
 
 mod forward;
 pub mod answer;
+pub mod listen;
 
 use std::fmt::Debug;
 use std::future::Future;
