@@ -198,7 +198,7 @@ async fn a_silent_operator_is_raced_by_another_and_found_out() {
     assert!(lab.clock_mono() - begun < Duration::from_millis(900));
     let failed = async {
         while let Some(event) = events.recv().await {
-            if let Event::Outcome { endpoint: EndpointId(0), outcome } = event {
+            if let ForwardEvent::Outcome { endpoint: EndpointId(0), outcome } = event {
                 return outcome;
             }
         }
@@ -252,7 +252,10 @@ async fn a_connection_closed_while_idle_costs_no_answer() {
     }
 
     while let Ok(event) = events.try_recv() {
-        assert!(!matches!(event, Event::Outcome { outcome: Outcome::Failed, .. }), "{event:?}");
+        assert!(
+            !matches!(event, ForwardEvent::Outcome { outcome: Outcome::Failed, .. }),
+            "{event:?}"
+        );
     }
 }
 
@@ -264,7 +267,8 @@ async fn a_clock_forged_into_the_future_is_reported_with_the_dates() {
     let (forwarder, mut events) = lab.forwarder(&[&server], CertDates::Strict);
 
     assert!(ask_only(&forwarder, 0).await.is_err());
-    let Some(Event::Contradiction { endpoint: EndpointId(0), facts }) = events.recv().await else {
+    let Some(ForwardEvent::Contradiction { endpoint: EndpointId(0), facts }) = events.recv().await
+    else {
         panic!("no evidence")
     };
     assert_eq!(facts.at, TODAY + DAY * 3650);
@@ -288,8 +292,8 @@ async fn at_a_coarse_time_relaxed_answers_are_used_only_when_there_are_no_others
 
     assert_eq!(both.relaxed, None);
     assert!(alone.relaxed.is_some());
-    let Some(Event::Contradiction { .. }) = events.recv().await else { panic!() };
-    let verdict = Event::Verdict { endpoint: EndpointId(0), relaxed_only: true };
+    let Some(ForwardEvent::Contradiction { .. }) = events.recv().await else { panic!() };
+    let verdict = ForwardEvent::Verdict { endpoint: EndpointId(0), relaxed_only: true };
     assert_eq!(events.recv().await, Some(verdict));
 }
 
@@ -386,7 +390,7 @@ impl Lab {
         &self,
         servers: &[&Server],
         dates: CertDates,
-    ) -> (Forwarder, mpsc::Receiver<Event>) {
+    ) -> (Forwarder, mpsc::Receiver<ForwardEvent>) {
         self.make("/dns-query", servers, dates)
     }
 
@@ -399,7 +403,7 @@ impl Lab {
         path: &str,
         servers: &[&Server],
         dates: CertDates,
-    ) -> (Forwarder, mpsc::Receiver<Event>) {
+    ) -> (Forwarder, mpsc::Receiver<ForwardEvent>) {
         let upstream = |(index, server): (usize, &&Server)| config::Upstream {
             name: NAME.parse().unwrap(),
             operator: format!("operator {index}"),
