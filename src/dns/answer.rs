@@ -21,7 +21,8 @@ use tokio::runtime::Handle;
 pub use counters::{Counters, Counts};
 pub use settings::AnswerSettings;
 
-use super::{Client, Forward, ForwardError, Protocol};
+use super::listen::{self, Quick};
+use super::{BoxFuture, Client, Forward, ForwardError, Protocol};
 use crate::cache::{Answer, Cache, Key, Lookup, Ttl};
 use crate::config::Plaintext;
 use crate::names::Started;
@@ -44,17 +45,6 @@ const MINIMAL_ANY: (&[u8], u32) = (b"\x07RFC8482\0", 3600);
 pub struct Answerer {
     settings: ArcSwap<AnswerSettings>,
     flights: Arc<Flights>,
-}
-
-/// What became of a packet at once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Quick {
-    /// There is no reply to it.
-    Drop,
-    /// The reply is in the buffer.
-    Reply,
-    /// [`Answerer::answer`] has to see it.
-    Slow,
 }
 
 impl Answerer {
@@ -292,6 +282,16 @@ impl Answerer {
             }
         }
         reply.finish(query, Note { options: found.answer.options(), ede: found.ede }, limit);
+    }
+}
+
+impl listen::Answer for Answerer {
+    fn quick(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Quick {
+        Self::quick(self, query, client, reply)
+    }
+
+    fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
+        Box::pin(async move { Self::answer(self, &query, &client).await })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
-mod forward;
 pub mod answer;
+mod forward;
 pub mod listen;
 
 use std::fmt::Debug;
