@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -263,6 +264,23 @@ async fn a_connection_closed_while_idle_costs_no_answer() {
             "{event:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_connection_from_which_nothing_comes_back_is_given_up() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let lab = Lab::new("half-open");
+    let second_is_lost = |query: &[u8]| {
+        if ASKED.fetch_add(1, Ordering::SeqCst) == 1 { vec![] } else { echo(query) }
+    };
+    let server = lab.dot(&lab.valid(), second_is_lost).await;
+    let (forwarder, _) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
+
+    assert!(ask_only(&forwarder, 0).await.is_ok());
+    assert!(ask_only(&forwarder, 0).await.is_err());
+    assert!(ask_only(&forwarder, 0).await.is_ok());
+
+    assert_eq!(server.connections(), 2);
 }
 
 #[tokio::test]
