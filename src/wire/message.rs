@@ -77,12 +77,6 @@ pub struct Records<'m> {
 }
 
 impl<'m> Records<'m> {
-    /// The octet behind the last record read.
-    #[must_use]
-    pub const fn position(&self) -> usize {
-        self.at
-    }
-
     fn read(&mut self, section: Section) -> Result<Record<'m>, ParseError> {
         let owner_at = self.at;
         let fixed_at = skip_name(self.octets, owner_at).ok_or(ParseError::Name(owner_at))?;
