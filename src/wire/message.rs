@@ -44,6 +44,11 @@ impl<'m> Message<'m> {
         Ok(Self { octets, header, records_at })
     }
 
+    /// A message whose header and question, which ends at `records_at`, have been read.
+    pub(super) const fn behind(octets: &'m [u8], header: Header, records_at: usize) -> Self {
+        Self { octets, header, records_at }
+    }
+
     /// The header.
     #[must_use]
     pub const fn header(&self) -> Header {

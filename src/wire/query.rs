@@ -67,9 +67,9 @@ impl<'p> Query<'p> {
         }
         let mut key = [0; MAX_NAME + 4];
         let key_len = canonical_question(packet, &mut key).ok_or(unread)?;
-        let message = Message::parse(packet).map_err(|_| unread)?;
-        let question = message.question();
         let [.., t0, t1, c0, c1] = key[..key_len] else { return Err(unread) };
+        let message = Message::behind(packet, header, Header::LEN + key_len);
+        let question = message.question();
 
         let error = |rcode| Malformed::Reply { rcode, question };
         let mut edns = None;
