@@ -166,7 +166,7 @@ fn canonical_question(packet: &[u8], key: &mut [u8; MAX_NAME + 4]) -> Option<usi
         end += 1 + len;
         // A question's name has nothing before it that it could point to.
         match len {
-            0 if end <= MAX_NAME => break,
+            0 => break,
             1..=MAX_LABEL if end < MAX_NAME => {}
             _ => return None,
         }

@@ -204,6 +204,8 @@ async fn clients_without_encryption_get_what_the_policy_says() {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         assert_eq!(code("pi.home.lan.", protocol), local);
         assert_eq!(code("www.example.", protocol), refused);
+        // The alias is local, what it stands for is not.
+        assert_eq!(code("shop.home.lan.", protocol), local);
     }
     assert_eq!(code("www.example.", Protocol::Dot), None);
 
@@ -362,6 +364,24 @@ async fn too_many_questions_under_way_are_turned_away_at_once() {
     assert!(ede(&reply).unwrap().1.contains("2000 questions"));
     assert_eq!(lab.answerer.counts().shed, 1);
     drop(waiting);
+}
+
+#[tokio::test]
+async fn too_many_who_wait_for_one_answer_are_turned_away_at_once() {
+    let mut lab = Lab::new(settings());
+    let waiting: Vec<_> = (0..1_000).map(|_| lab.spawn(query("www.example."))).collect();
+    let asked = lab.upstream().await;
+    while lab.answerer.counts().shared < 999 {
+        tokio::task::yield_now().await;
+    }
+
+    let reply = answer(&lab.answerer, &query("www.example."), Protocol::Udp).await.unwrap();
+
+    assert!(ede(&reply).unwrap().1.contains("1000 questions"));
+    asked.answer(&positive("www.example.", 300));
+    for client in waiting {
+        assert_eq!(ttls(&client.await.unwrap().unwrap()), [300]);
+    }
 }
 
 proptest! {
