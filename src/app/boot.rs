@@ -12,8 +12,8 @@ use super::Options;
 use super::keep::Keeper;
 use super::runtime_folder;
 use crate::clock::{
-    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime,
-    describe, magnitude, nanos,
+    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime, describe,
+    magnitude, nanos,
 };
 use crate::config::{ClockMode, Config, Parsed, Report};
 use crate::host::boot::{boot_id, build_epoch, marks, since_boot};
@@ -100,7 +100,9 @@ impl Boot {
         let now = kernel.mono();
         let floor = Floor::new(build_epoch(), saved).at(now);
         let guess = Guess::new(floor, bounds(&config), kernel.utc());
-        let resumed = take(runtime.read_json(TIME), &mut failures).flatten().and_then(|kept| resume(&kept, config.clock.mode));
+        let resumed = take(runtime.read_json(TIME), &mut failures)
+            .flatten()
+            .and_then(|kept| resume(&kept, config.clock.mode));
         let start = resumed.as_ref().map_or(guess.time, |(utc, ..)| *utc);
         let machine = kernel.utc();
         let steered = config.clock.mode == ClockMode::Steer;
@@ -143,7 +145,10 @@ impl Boot {
     pub(super) fn tell(&self) {
         if let Some(report) = &self.unusable {
             error!("{report}");
-            error!(running = self.origin, "the configuration cannot be used; the last one that worked runs instead");
+            error!(
+                running = self.origin,
+                "the configuration cannot be used; the last one that worked runs instead"
+            );
         }
         if let Some(report) = &self.warnings {
             warn!("{report}");
@@ -168,7 +173,13 @@ impl Boot {
     pub(super) fn trust(&self, config: &Config) -> Trust {
         let saved = self.state.read_json::<SavedFloor>(FLOOR).ok().flatten();
         let floor = Floor::new(build_epoch(), saved);
-        let resumed = self.runtime.read_json(TIME).ok().flatten().flatten().and_then(|kept| resume(&kept, config.clock.mode));
+        let resumed = self
+            .runtime
+            .read_json(TIME)
+            .ok()
+            .flatten()
+            .flatten()
+            .and_then(|kept| resume(&kept, config.clock.mode));
         let resumed = resumed.map(|(_, resumed, _)| resumed);
         Trust::new(policy(config), floor, resumed, self.now())
     }
@@ -176,9 +187,9 @@ impl Boot {
     /// A trust machine for a `config` with other sources, on what the one before it knew.
     pub(super) fn succeed(&self, before: &Trust, config: &Config) -> Trust {
         let now = self.now();
-        let saved = before.floor_to_save(now.mono).or_else(|| {
-            self.state.read_json::<SavedFloor>(FLOOR).ok().flatten()
-        });
+        let saved = before
+            .floor_to_save(now.mono)
+            .or_else(|| self.state.read_json::<SavedFloor>(FLOOR).ok().flatten());
         let floor = Floor::new(build_epoch(), saved);
         Trust::new(policy(config), floor, before.to_resume(now), now)
     }
@@ -280,7 +291,8 @@ fn load(file: Option<&Path>) -> Result<(Parsed, String, Option<String>), LoadErr
     let kept = state.read_json::<Kept>(CONFIG).ok().flatten();
     match kept.and_then(|kept| Config::parse(&kept.text, &kept.path).ok()) {
         Some(parsed) => {
-            let origin = format!("the copy of {} kept in {}", path.display(), state.path().display());
+            let origin =
+                format!("the copy of {} kept in {}", path.display(), state.path().display());
             Ok((parsed, origin, Some(refusal.to_string())))
         }
         None => Err(refusal),
@@ -291,7 +303,9 @@ fn load(file: Option<&Path>) -> Result<(Parsed, String, Option<String>), LoadErr
 fn bounds(config: &Config) -> Vec<(UnixTime, String)> {
     let marks = marks().into_iter().map(|mark| (mark.time, mark.origin.to_owned()));
     let own = config.tls.files.clone().and_then(|files| {
-        let validity = CertStore::new(Some(files), None).served()?.validity?;
+        let store = CertStore::new(Some(files), None);
+        store.poll()?;
+        let validity = store.served()?.validity?;
         Some((validity.not_before, "our own certificate".to_owned()))
     });
     marks.chain(own).collect()
@@ -307,9 +321,8 @@ fn resume(kept: &KeptTime, mode: ClockMode) -> Option<(UnixTime, Resumed, f64)> 
     let slope = if mode == ClockMode::Observe { kept.frequency } else { 0.0 };
     let correction = elapsed.as_secs_f64() * slope * 1e3;
     #[expect(clippy::cast_possible_truncation, reason = "at most 500 ppm of the uptime")]
-    let utc = UnixTime::from_nanos(kept.utc.into())
-        .offset(nanos(elapsed))
-        .offset(correction as i128);
+    let utc =
+        UnixTime::from_nanos(kept.utc.into()).offset(nanos(elapsed)).offset(correction as i128);
     let resumed = Resumed {
         error: Duration::from_nanos(kept.error) + elapsed.mul_f64(DRIFT_PPM / 1e6),
         verified: kept.verified,

@@ -38,11 +38,17 @@ impl Control for Desk {
     fn handle(&self, request: Request, _: bool) -> admin::BoxFuture<'_, Response> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let message = match request {
-                Request::Reload => Message::Reload(Some(reply)),
-                other => Message::Ask(other, reply),
+            let message = if request == Request::Reload {
+                Message::Reload(Some(reply))
+            } else {
+                Message::Ask(request, reply)
             };
-            let gone = || Response::refused(Reason::Failed, "the daemon is stopping, or restarting a part of itself");
+            let gone = || {
+                Response::refused(
+                    Reason::Failed,
+                    "the daemon is stopping, or restarting a part of itself",
+                )
+            };
             if self.steward.send(message).await.is_err() {
                 return gone();
             }
@@ -171,12 +177,12 @@ impl Steward {
     }
 
     fn certificate(&self) -> Option<report::Certificate> {
-        let (store, from_files) = self.services.identity.store();
+        let store = self.services.identity.store();
         let served = store.served()?;
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
         Some(report::Certificate {
-            source: if from_files && !store.serves_fallback() { "files" } else { "fallback" }.to_owned(),
+            source: if store.from_files() { "files" } else { "fallback" }.to_owned(),
             not_before: validity.not_before.to_string(),
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,
@@ -215,7 +221,9 @@ impl Steward {
                         address: target.address.to_string(),
                         operator: target.operator.clone(),
                         age: age.map(|age| age.as_secs_f64()),
-                        offset: said.zip(age).map(|(said, age)| seconds((said.utc + age).since(now.utc))),
+                        offset: said
+                            .zip(age)
+                            .map(|(said, age)| seconds((said.utc + age).since(now.utc))),
                         counts: said.is_some_and(|said| said.passes_rule_r && said.valid_as_stated),
                         failure: failure.clone(),
                     }
@@ -253,15 +261,21 @@ impl Steward {
                 let up = self.config.upstreams.is_empty() || !self.node.pool().all_down();
                 match (serving, up) {
                     (false, _) => (false, "no DNS socket is open".to_owned()),
-                    (true, false) => (false, "no upstream answers; local names and stale answers are served".to_owned()),
+                    (true, false) => (
+                        false,
+                        "no upstream answers; local names and stale answers are served".to_owned(),
+                    ),
                     (true, true) => (true, "questions are answered".to_owned()),
                 }
             }
             Health::Cert => match self.certificate() {
                 None => (false, "there is no certificate".to_owned()),
                 Some(cert) => (
-                    cert.valid && cert.source == "files" || self.config.tls.files.is_none() && cert.valid,
-                    format!("from {}, valid {} to {}", cert.source, cert.not_before, cert.not_after),
+                    cert.valid && (cert.source == "files" || self.config.tls.files.is_none()),
+                    format!(
+                        "from {}, valid {} to {}",
+                        cert.source, cert.not_before, cert.not_after
+                    ),
                 ),
             },
         };

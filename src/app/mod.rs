@@ -78,7 +78,8 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let desk = Arc::new(Desk::new(sender.clone()));
     let control = tokio::spawn(control::listen(Arc::clone(&boot), desk));
     let links = tokio::spawn(watch_links(sender.clone()));
-    let steward = tokio::spawn(supervise(boot, Arc::clone(&services), options, mailbox, sender.clone()));
+    let steward =
+        tokio::spawn(supervise(boot, Arc::clone(&services), options, mailbox, sender.clone()));
 
     obey_signals(&sender).await;
 

@@ -84,11 +84,8 @@ impl Services {
             &runtime,
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
-        let ntp_server = Arc::new(TimeServer::new(
-            clock,
-            Arc::clone(&ntp_status),
-            Some(Rate::default()),
-        ));
+        let ntp_server =
+            Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         tokio::spawn(Arc::clone(&identity).watch());
@@ -131,8 +128,7 @@ impl Services {
         if before.upstreams == config.upstreams {
             return None;
         }
-        let (forwarder, reports) =
-            Forwarder::new(&config.upstreams, self.client.clone(), trust);
+        let (forwarder, reports) = Forwarder::new(&config.upstreams, self.client.clone(), trust);
         self.forwarder.0.store(Arc::new(forwarder));
         Some(reports)
     }
@@ -196,7 +192,6 @@ struct Identified {
     doh: Arc<ServerConfig>,
     fallback: Option<FallbackCa>,
     name: Name,
-    from_files: bool,
 }
 
 impl Identity {
@@ -219,10 +214,9 @@ impl Identity {
         }
     }
 
-    /// The store of certificates, and whether it has files to take one from.
-    pub(super) fn store(&self) -> (Arc<CertStore>, bool) {
-        let served = self.served.load();
-        (Arc::clone(&served.store), served.from_files)
+    /// Where the certificate that clients are shown comes from.
+    pub(super) fn store(&self) -> Arc<CertStore> {
+        Arc::clone(&self.served.load().store)
     }
 
     fn present(self: &Arc<Self>) -> Tls {
@@ -237,7 +231,7 @@ impl Identity {
     async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let (store, _) = self.store();
+            let store = self.store();
             let event = tokio::task::spawn_blocking(move || store.poll()).await;
             if let Ok(Some(event)) = event {
                 event.log();
@@ -249,16 +243,14 @@ impl Identity {
 impl Identified {
     fn new(config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) -> Self {
         let name = config.tls.name.clone();
-        let zones: Vec<Name> = [Some(name.clone()), name.parent().filter(|zone| zone.labels().count() > 1)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let local = name.parent().filter(is_local);
+        let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
         let fallback = FallbackCa::open(&Vault(state), &zones)
             .inspect_err(|error| error!(%error, "no fallback certificate: DoT and DoH need files"))
             .ok();
-        let leaf = fallback.as_ref().and_then(|authority| {
-            authority.issue(&name, &own_addresses(), clock.utc()).ok()
-        });
+        let leaf = fallback
+            .as_ref()
+            .and_then(|authority| authority.issue(&name, &own_addresses(), clock.utc()).ok());
         if let Some(authority) = &fallback {
             let file = state.path().join(CA_FILE);
             let present = std::fs::read_to_string(&file).unwrap_or_default();
@@ -269,19 +261,22 @@ impl Identified {
             }
         }
         let store = CertStore::new(config.tls.files.clone(), leaf);
+        if let Some(event) = store.poll() {
+            event.log();
+        }
         let make = |alpn| match server_config(Arc::clone(&store), Arc::clone(clock), alpn) {
             Ok(config) => config,
             Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
         };
-        Self {
-            dot: make(ALPN_DOT),
-            doh: make(ALPN_DOH),
-            from_files: config.tls.files.is_some(),
-            store,
-            fallback,
-            name,
-        }
+        Self { dot: make(ALPN_DOT), doh: make(ALPN_DOH), store, fallback, name }
     }
+}
+
+/// Whether `zone` is a domain that exists in homes only, and belongs to no registry.
+fn is_local(zone: &Name) -> bool {
+    const ENDS: &[&str] =
+        &["home", "home.arpa", "internal", "intranet", "lan", "localdomain", "private", "test"];
+    ENDS.iter().filter_map(|end| end.parse().ok()).any(|end: Name| zone.is_within(&end))
 }
 
 /// The fallback authority's key in the state directory.
@@ -314,8 +309,8 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// What an event of the forwarder means to the node.
-pub(super) fn input(event: ForwardEvent, operator: impl Fn(usize) -> String) -> Input {
-    match event {
+pub(super) fn input(event: &ForwardEvent, operator: impl Fn(usize) -> String) -> Input {
+    match *event {
         ForwardEvent::Contradiction { endpoint, .. } => {
             Input::Refuted { operator: operator(endpoint.0) }
         }

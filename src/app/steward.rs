@@ -12,8 +12,7 @@ use super::boot::Boot;
 use super::services::{self, Services};
 use crate::admin::Response;
 use crate::clock::{
-    Kiss, Level, Nanos, Reading, SourceId, Testimony, TimeTrust, Verdict, WitnessId,
-    describe,
+    Kiss, Level, Nanos, Reading, SourceId, Testimony, TimeTrust, Verdict, WitnessId, describe,
 };
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
@@ -140,9 +139,10 @@ impl Steward {
             }
             Message::Forward(event) => {
                 let endpoints = self.services.forwarder.0.load().endpoints();
-                let operator =
-                    |index: usize| endpoints.get(index).map_or_else(String::new, |e| e.operator.clone());
-                let input = services::input(event, operator);
+                let operator = |index: usize| {
+                    endpoints.get(index).map_or_else(String::new, |e| e.operator.clone())
+                };
+                let input = services::input(&event, operator);
                 self.feed(input);
             }
             Message::Heard(input, failure) => {
@@ -177,7 +177,7 @@ impl Steward {
     fn wake(&mut self) {
         let now = self.boot.now();
         self.node.handle_timeout(now);
-        self.with_engine(|engine, at| engine.handle_timeout(at));
+        self.with_engine(Engine::handle_timeout);
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + TICK;
             self.tick(now.mono);
@@ -273,7 +273,10 @@ impl Steward {
         let again = self.moved.is_some_and(|at| now.saturating_duration_since(at) < HANDS_OFF);
         self.moved = Some(now);
         if !again {
-            warn!(by = describe(moved), suspects, "somebody else moved the machine's clock; it is set back");
+            warn!(
+                by = describe(moved),
+                suspects, "somebody else moved the machine's clock; it is set back"
+            );
             self.boot.clock.resync_os();
             return;
         }
@@ -320,17 +323,19 @@ impl Steward {
     }
 
     /// Runs the engine; a panic in it costs its memory, nothing else.
-    fn with_engine<T>(&mut self, run: impl FnOnce(&mut Engine<SourceId>, Instant) -> T) -> Option<T> {
+    fn with_engine<T>(
+        &mut self,
+        run: impl FnOnce(&mut Engine<SourceId>, Instant) -> T,
+    ) -> Option<T> {
         let now = self.boot.clock.mono();
-        match catch_unwind(AssertUnwindSafe(|| run(&mut self.engine, now))) {
-            Ok(done) => Some(done),
-            Err(_) => {
-                self.engine_panics += 1;
-                error!(panics = self.engine_panics, "the time engine failed and starts afresh; the clock runs on");
-                self.engine = Engine::new(Arc::clone(&self.clock), 1);
-                None
-            }
+        let done = catch_unwind(AssertUnwindSafe(|| run(&mut self.engine, now))).ok();
+        if done.is_none() {
+            self.engine_panics += 1;
+            let panics = self.engine_panics;
+            error!(panics, "the time engine failed and starts afresh; the clock runs on");
+            self.engine = Engine::new(Arc::clone(&self.clock), 1);
         }
+        done
     }
 
     fn ask_source(&self, id: SourceId, patience: Duration) {

@@ -167,12 +167,6 @@ impl Answer {
         self.octets.len()
     }
 
-    /// Whether it was cut by the upstream.
-    #[must_use]
-    pub fn is_truncated(&self) -> bool {
-        Header::read(&self.octets).is_some_and(|header| header.has(flags::TC))
-    }
-
     /// Writes the answer for the client who asked `query`, cut to `limit` octets, with `ede`
     /// beside what the upstream said; what `out` held is replaced.
     pub fn write(

@@ -21,8 +21,12 @@ use tokio::runtime::Handle;
 pub use counters::{Counters, Counts};
 pub use settings::AnswerSettings;
 
+<<<<<<< HEAD
 use super::listen::{self, Quick};
 use super::{BoxFuture, Client, Forward, ForwardError, Protocol};
+=======
+use super::{Client, Forward, Protocol};
+>>>>>>> answer
 use crate::cache::{Answer, Cache, Key, Lookup, Ttl};
 use crate::config::Plaintext;
 use crate::names::Started;
@@ -32,7 +36,7 @@ use crate::wire::{
     UDP_PAYLOAD, malformed,
 };
 use counters::count;
-use flight::{Flights, failure};
+use flight::{Flights, failure, landed};
 
 /// Time to live of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -190,17 +194,23 @@ impl Answerer {
         match self.flights.cache.get(key, self.flights.clock.mono()) {
             Lookup::Fresh { answer, age, refresh } => {
                 count(&counters.cached);
-                if refresh && self.flights.join(key, settings.max_ttl).is_ok() {
-                    count(&counters.refreshed);
-                }
+                self.refresh_if(refresh, key, settings);
                 Ok(Found { answer, ttl: Ttl::Aged(age), ede: None })
             }
-            Lookup::Stale { answer, held: true } => {
+            Lookup::Stale { answer, held: true, refresh } => {
                 count(&counters.stale);
+                self.refresh_if(refresh, key, settings);
                 Ok(Found::stale(answer))
             }
-            Lookup::Stale { answer, held: false } => Err(Some(answer)),
+            Lookup::Stale { answer, held: false, .. } => Err(Some(answer)),
             Lookup::Miss => Err(None),
+        }
+    }
+
+    /// Asks an upstream behind an answer that is given out meanwhile.
+    fn refresh_if(&self, due: bool, key: &Key<'_>, settings: &AnswerSettings) {
+        if due && self.flights.join(key, settings.max_ttl).is_ok() {
+            count(&self.flights.counters.refreshed);
         }
     }
 
@@ -211,45 +221,38 @@ impl Answerer {
         key: &Key<'_>,
         stale: Option<Arc<Answer>>,
     ) -> Found {
-        let counters = &self.flights.counters;
-        let answer = match self.flights.join(key, settings.max_ttl) {
-            Ok(mut arrival) => {
-                let landed = arrival.wait_for(Option::is_some);
-                let landed = if stale.is_some() {
-                    tokio::time::timeout(settings.patience, landed).await.ok()
-                } else {
-                    Some(landed.await)
-                };
-                landed.map(|landed| {
-                    landed.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
-                        let text = "the question was lost on its way".to_owned();
-                        Arc::new(failure(key.question, &ForwardError::Unreachable(text)))
-                    })
-                })
-            }
+        let arrival = match self.flights.join(key, settings.max_ttl) {
+            Ok(arrival) => arrival,
             Err(error) => {
-                count(&counters.shed);
-                Some(Arc::new(failure(key.question, &error)))
+                count(&self.flights.counters.shed);
+                return self.conclude(Arc::new(failure(key.question, &error)), stale);
             }
         };
-        match (answer, stale) {
-            (Some(answer), _) if answer.rcode().is_answer() => {
+        let landed = landed(arrival, key.question);
+        let Some(stale) = stale else { return self.conclude(landed.await, None) };
+        if let Ok(answer) = tokio::time::timeout(settings.patience, landed).await {
+            return self.conclude(answer, Some(stale));
+        }
+        self.flights.cache.hold(key, self.flights.clock.mono());
+        count(&self.flights.counters.stale);
+        Found::stale(stale)
+    }
+
+    /// Chooses between what an upstream said and what there was before.
+    fn conclude(&self, answer: Arc<Answer>, stale: Option<Arc<Answer>>) -> Found {
+        let counters = &self.flights.counters;
+        match stale {
+            _ if answer.rcode().is_answer() => {
                 count(&counters.forwarded);
-                Found { answer, ttl: Ttl::Aged(0), ede: None }
+                Found::fresh(answer)
             }
-            (_, Some(stale)) => {
+            Some(stale) => {
                 count(&counters.stale);
                 Found::stale(stale)
             }
-            (Some(answer), None) => {
+            None => {
                 count(&counters.failed);
-                Found { answer, ttl: Ttl::Aged(0), ede: None }
-            }
-            (None, None) => {
-                let error = ForwardError::Unreachable("it took too long".to_owned());
-                count(&counters.failed);
-                let answer = Arc::new(failure(key.question, &error));
-                Found { answer, ttl: Ttl::Aged(0), ede: None }
+                Found::fresh(answer)
             }
         }
     }
@@ -313,6 +316,10 @@ struct Found {
 }
 
 impl Found {
+    const fn fresh(answer: Arc<Answer>) -> Self {
+        Self { answer, ttl: Ttl::Aged(0), ede: None }
+    }
+
     fn stale(answer: Arc<Answer>) -> Self {
         let code = if answer.rcode() == Rcode::NXDOMAIN {
             Ede::StaleNxdomainAnswer

@@ -5,8 +5,16 @@ use std::fs;
 
 /// The programs that set clocks, by the name of their process (cut to 15 octets by the kernel).
 const CLOCK_PROGRAMS: &[&str] = &[
-    "chronyd", "fake-hwclock", "ntpd", "ntpd-rs", "ntpsec", "openntpd", "phc2sys", "systemd-timesyn",
-    "vmtoolsd", "VBoxService",
+    "chronyd",
+    "fake-hwclock",
+    "ntpd",
+    "ntpd-rs",
+    "ntpsec",
+    "openntpd",
+    "phc2sys",
+    "systemd-timesyn",
+    "vmtoolsd",
+    "VBoxService",
 ];
 
 /// The programs running here that set clocks, each with its process id.

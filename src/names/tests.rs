@@ -94,6 +94,7 @@ fn a_wildcard_covers_what_does_not_exist_below_it() {
         &[
             Entry { wildcard: true, ..entry("apps.home.lan", &["10.77.0.9"]) },
             entry("git.apps.home.lan", &["10.77.0.3"]),
+            Entry { wildcard: true, ..entry("lab.home.arpa", &["10.77.0.8"]) },
         ],
         false,
     );
@@ -107,6 +108,9 @@ fn a_wildcard_covers_what_does_not_exist_below_it() {
     assert_eq!(shielded.rcode(), ResponseCode::NXDomain);
     assert!(shielded.authority()[0].starts_with("apps.home.lan 60 IN SOA"));
     assert!(local(&names, "apps.home.lan").is_none());
+    // Within a zone of ours, the wildcard is in charge of its part.
+    let nodata = ask(&names, "x.lab.home.arpa", "MX");
+    assert!(nodata.authority()[0].starts_with("lab.home.arpa 60 IN SOA"));
     assert_eq!(of("9.0.77.10.in-addr.arpa").rcode(), ResponseCode::NXDomain);
 }
 

@@ -90,6 +90,15 @@ impl Flights {
     }
 }
 
+/// Waits for the answer to `question`.
+pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Arc<Answer> {
+    let landed = arrival.wait_for(Option::is_some).await;
+    landed.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
+        let error = ForwardError::Unreachable("the question was lost on its way".to_owned());
+        Arc::new(failure(question, &error))
+    })
+}
+
 /// A failure to ask, as an answer that says why.
 pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
     let code = match error {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::cache::ChainId;
 use crate::clock::UnixTime;
-use crate::dns::{BoxFuture, Forwarded};
+use crate::dns::{BoxFuture, ForwardError, Forwarded};
 use crate::names::{Entry, Names};
 
 #[tokio::test]
@@ -78,11 +78,13 @@ async fn a_stale_answer_stands_in_for_an_upstream_that_fails() {
 
     let stale = client.await.unwrap().unwrap();
     assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
-    // For a moment nobody has to wait for another failure.
+    // Nobody has to wait for the next attempt, which goes on behind another stale answer.
+    lab.clock.pass(Duration::from_secs(1));
     let (again, quick) = lab.quick(&query("www.example."));
     assert_eq!((quick, ede(&again).unwrap().0), (Quick::Reply, 3));
-    lab.clock.pass(Duration::from_secs(5));
-    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Slow);
+    lab.upstream().await.answer(&positive("www.example.", 60));
+    lab.landed().await;
+    assert_eq!(ttls(&lab.quick(&query("www.example.")).0), [60]);
 }
 
 #[tokio::test]
@@ -109,7 +111,8 @@ async fn a_stale_answer_stands_in_for_an_upstream_that_is_slow() {
     let stale = client.await.unwrap().unwrap();
     assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
 
-    // The refresh goes on behind it.
+    // The refresh goes on behind it, and nobody else waits.
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
     asked.answer(&positive("www.example.", 60));
     lab.landed().await;
     let (fresh, _) = lab.quick(&query("www.example."));
@@ -201,6 +204,8 @@ async fn clients_without_encryption_get_what_the_policy_says() {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         assert_eq!(code("pi.home.lan.", protocol), local);
         assert_eq!(code("www.example.", protocol), refused);
+        // The alias is local, what it stands for is not.
+        assert_eq!(code("shop.home.lan.", protocol), local);
     }
     assert_eq!(code("www.example.", Protocol::Dot), None);
 
@@ -359,6 +364,24 @@ async fn too_many_questions_under_way_are_turned_away_at_once() {
     assert!(ede(&reply).unwrap().1.contains("2000 questions"));
     assert_eq!(lab.answerer.counts().shed, 1);
     drop(waiting);
+}
+
+#[tokio::test]
+async fn too_many_who_wait_for_one_answer_are_turned_away_at_once() {
+    let mut lab = Lab::new(settings());
+    let waiting: Vec<_> = (0..1_000).map(|_| lab.spawn(query("www.example."))).collect();
+    let asked = lab.upstream().await;
+    while lab.answerer.counts().shared < 999 {
+        tokio::task::yield_now().await;
+    }
+
+    let reply = answer(&lab.answerer, &query("www.example."), Protocol::Udp).await.unwrap();
+
+    assert!(ede(&reply).unwrap().1.contains("1000 questions"));
+    asked.answer(&positive("www.example.", 300));
+    for client in waiting {
+        assert_eq!(ttls(&client.await.unwrap().unwrap()), [300]);
+    }
 }
 
 proptest! {
