@@ -243,26 +243,17 @@ impl Identity {
 impl Identified {
     fn new(config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) -> Self {
         let name = config.tls.name.clone();
-        let local = name.parent().filter(is_local);
-        let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
-        let fallback = FallbackCa::open(&Vault(state), &zones)
-            .inspect_err(|error| error!(%error, "no fallback certificate: DoT and DoH need files"))
-            .ok();
-        let leaf = fallback
-            .as_ref()
-            .and_then(|authority| authority.issue(&name, &own_addresses(), clock.utc()).ok());
-        if let Some(authority) = &fallback {
-            let file = state.path().join(CA_FILE);
-            let present = std::fs::read_to_string(&file).unwrap_or_default();
-            if present != authority.certificate_pem()
-                && let Err(error) = std::fs::write(&file, authority.certificate_pem())
-            {
-                warn!(%error, file = %file.display(), "clients cannot be given the fallback authority's certificate");
-            }
-        }
-        let store = CertStore::new(config.tls.files.clone(), leaf);
+        let store = CertStore::new(config.tls.files.clone(), None);
         if let Some(event) = store.poll() {
             event.log();
+        }
+        // Making keys takes time that a boot does not have, unless clients are to see them.
+        let fallback = if store.from_files() { None } else { open_fallback(&name, state) };
+        let leaf = fallback.as_ref().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
+        match leaf {
+            Some(Ok(leaf)) => store.set_fallback(leaf),
+            Some(Err(error)) => error!(%error, "no fallback certificate: DoT and DoH need files"),
+            None => {}
         }
         let make = |alpn| match server_config(Arc::clone(&store), Arc::clone(clock), alpn) {
             Ok(config) => config,
@@ -270,6 +261,23 @@ impl Identified {
         };
         Self { dot: make(ALPN_DOT), doh: make(ALPN_DOH), store, fallback, name }
     }
+}
+
+/// The authority for `name` and its local domain; its certificate is put where clients can get it.
+fn open_fallback(name: &Name, state: &StateDir) -> Option<FallbackCa> {
+    let local = name.parent().filter(is_local);
+    let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
+    let authority = FallbackCa::open(&Vault(state), &zones)
+        .inspect_err(|error| error!(%error, "no fallback certificate: DoT and DoH need files"))
+        .ok()?;
+    let file = state.path().join(CA_FILE);
+    let present = std::fs::read_to_string(&file).unwrap_or_default();
+    if present != authority.certificate_pem()
+        && let Err(error) = std::fs::write(&file, authority.certificate_pem())
+    {
+        warn!(%error, file = %file.display(), "clients cannot be given the fallback authority's certificate");
+    }
+    Some(authority)
 }
 
 /// Whether `zone` is a domain that exists in homes only, and belongs to no registry.

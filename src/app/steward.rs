@@ -25,6 +25,7 @@ use crate::node::ports::{Clock, Steer};
 use crate::node::{Action, Input, Node};
 use crate::ntp::client::{self, AskError};
 use crate::ntp::engine::Engine;
+use crate::upstream::EndpointId;
 use crate::witness::{self, Target};
 
 /// How often the machine's clock is looked after.
@@ -117,6 +118,8 @@ impl Steward {
     }
 
     pub(super) async fn run(mut self, mailbox: &mut mpsc::Receiver<Message>) {
+        self.act();
+        self.warm();
         loop {
             self.act();
             let wait = self.next_wake().saturating_duration_since(self.boot.clock.mono());
@@ -181,6 +184,14 @@ impl Steward {
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + TICK;
             self.tick(now.mono);
+        }
+    }
+
+    /// Opens a connection to every upstream, so that the first question finds one.
+    fn warm(&self) {
+        for index in 0..self.services.forwarder.0.load().endpoints().len() {
+            let forwarder = self.services.forwarder.0.load_full();
+            tokio::spawn(async move { forwarder.probe(EndpointId(index)).await });
         }
     }
 
@@ -428,6 +439,7 @@ impl Steward {
         if let Some(reports) = reports {
             services::pass_on(reports, self.sender.clone());
             self.node.replace_pool(self.services.pool(), now);
+            self.warm();
         }
         let witnesses = witness::targets(&config.clock.witnesses, &config.upstreams);
         if self.config.clock != config.clock || self.config.upstreams != config.upstreams {
