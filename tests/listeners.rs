@@ -112,6 +112,28 @@ async fn a_row_longer_than_may_be_in_flight_is_answered_whole() {
 }
 
 #[tokio::test]
+async fn a_query_may_come_in_pieces_and_behind_a_long_answer() {
+    let (listeners, script, _) = open("127.0.0.1", Limits { in_flight: 1, ..Limits::default() });
+    let mut tcp = TcpStream::connect(listeners.tcp()[0]).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    script.let_go.add_permits(1);
+
+    let row = [frame(&query(1, "held-big")), frame(&query(2, "quick"))].concat();
+    for piece in row.chunks(7) {
+        tcp.write_all(piece).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    tcp.write_all(&row).await.unwrap();
+    script.let_go.add_permits(1);
+
+    // Two answers of 60,000 octets and two short ones.
+    let mut answers = vec![0; 2 * (60_000 + 2 + 26 + 16) + 2 * (2 + 23 + 16)];
+    let read = timeout(Duration::from_secs(2), tcp.read_exact(&mut answers)).await;
+    assert!(read.is_ok(), "an answer is missing");
+    assert_eq!(ids(&answers), [1, 2, 1, 2]);
+}
+
+#[tokio::test]
 async fn who_sends_garbage_is_heard_no_more_but_gets_the_answers_due() {
     let (listeners, script, _) = open("127.0.0.1", Limits::default());
     let mut tcp = TcpStream::connect(listeners.tcp()[0]).await.unwrap();
