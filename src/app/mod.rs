@@ -22,6 +22,7 @@ use self::control::Desk;
 use self::services::Services;
 use self::steward::{Message, Steward};
 use crate::admin;
+use crate::host::limits;
 use crate::host::link::Links;
 use crate::host::notify;
 use crate::host::signal::{Signal, Signals};
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> ExitCode {
         }
     };
     logging::start(boot.config.log.json);
+    limits::raise_descriptors();
     boot.tell();
     let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();

@@ -319,10 +319,11 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// What an event of the forwarder means to the node.
-pub(super) fn input(event: &ForwardEvent, operator: impl Fn(usize) -> String) -> Input {
+pub(super) fn input(event: &ForwardEvent, pool: &Pool) -> Input {
     match *event {
         ForwardEvent::Contradiction { endpoint, .. } => {
-            Input::Refuted { operator: operator(endpoint.0) }
+            let operator = pool.health().nth(endpoint.0).map(|seen| seen.endpoint.operator.clone());
+            Input::Refuted { operator: operator.unwrap_or_default() }
         }
         ForwardEvent::Outcome { endpoint, outcome } => Input::Upstream(endpoint, outcome),
         ForwardEvent::Verdict { endpoint, relaxed_only } => {

@@ -141,11 +141,7 @@ impl Steward {
                 let _ = reply.send(self.answer(&request));
             }
             Message::Forward(event) => {
-                let endpoints = self.services.forwarder.0.load().endpoints();
-                let operator = |index: usize| {
-                    endpoints.get(index).map_or_else(String::new, |e| e.operator.clone())
-                };
-                let input = services::input(&event, operator);
+                let input = services::input(&event, self.node.pool());
                 self.feed(input);
             }
             Message::Heard(input, failure) => {
