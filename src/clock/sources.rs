@@ -74,6 +74,8 @@ pub enum Verdict {
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The interval after the burst, until the engine asks for another.
 const STEADY: Duration = Duration::from_secs(16);
+/// The longest interval, even for a source that asks for fewer questions.
+const SLOWEST: Duration = Duration::from_secs(1024);
 /// Fast polls after the first answer.
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
@@ -93,6 +95,7 @@ pub(super) struct Source {
     steady: Duration,
     floor_interval: Duration,
     asked: Option<Instant>,
+    last_asked: Option<Instant>,
     silent_since: Option<Instant>,
     next: Option<Instant>,
 }
@@ -108,6 +111,7 @@ impl Source {
             steady: STEADY,
             floor_interval: Duration::ZERO,
             asked: None,
+            last_asked: None,
             silent_since: None,
             next: Some(now),
         }
@@ -121,6 +125,7 @@ impl Source {
     /// Marks it asked at `now`; returns how long an answer is waited for.
     pub(super) fn ask(&mut self, now: Instant) -> Duration {
         self.asked = Some(now);
+        self.last_asked = Some(now);
         self.next = Some(now + LOST);
         self.patience()
     }
@@ -154,7 +159,8 @@ impl Source {
                 self.next = None;
             }
             Kiss::Rate => {
-                self.floor_interval = (self.floor_interval * 2).max(self.steady * 2);
+                let slower = (self.floor_interval * 2).max(self.steady * 2);
+                self.floor_interval = slower.min(SLOWEST);
                 self.burst = 0;
                 self.schedule(self.steady, now);
             }
@@ -168,14 +174,16 @@ impl Source {
         }
         self.burst = BURST;
         self.silent_since = None;
-        if self.floor_interval.is_zero() {
-            self.next = Some(now);
+        // A question under way is an early one already.
+        if self.floor_interval.is_zero() && self.asked.is_none() {
+            let earliest = self.last_asked.map_or(now, |last| last + self.fastest());
+            self.next = Some(earliest.max(now));
         }
     }
 
     /// The polling interval the engine asks for.
     pub(super) fn pace(&mut self, interval: Duration) {
-        self.steady = interval.clamp(STEADY, Duration::from_secs(1024));
+        self.steady = interval.clamp(STEADY, SLOWEST);
     }
 
     /// The interval in which it claims the truth at `now`; `None` if its last answer is too old.
@@ -238,6 +246,7 @@ mod tests {
     #[test]
     fn rate_slows_it_at_every_level_and_deny_ends_it() {
         let mut world = World::new(true);
+        world.answer();
         world.source.ask(world.now);
         world.source.kissed(Kiss::Rate, world.now);
         world.source.hurry(world.now);
@@ -248,6 +257,20 @@ mod tests {
         world.source.kissed(Kiss::Deny, world.now);
         world.source.hurry(world.now);
         assert_eq!(world.source.next(), None);
+    }
+
+    #[test]
+    fn a_public_source_is_never_hurried_below_a_second() {
+        let mut world = World::new(false);
+        world.answer();
+
+        world.source.hurry(world.now);
+        assert!(world.answer() >= Duration::from_secs(1));
+
+        let next = world.source.next().unwrap();
+        world.source.ask(next);
+        world.source.hurry(next);
+        assert_eq!(world.source.next(), Some(next + LOST), "one question is under way");
     }
 
     #[test]
@@ -262,6 +285,7 @@ mod tests {
     struct World {
         source: Source,
         now: Instant,
+        asked: Option<Instant>,
     }
 
     impl World {
@@ -269,7 +293,7 @@ mod tests {
         fn new(private: bool) -> Self {
             let now = Instant::now();
             let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false };
-            Self { source: Source::new(spec, now), now }
+            Self { source: Source::new(spec, now), now, asked: None }
         }
 
         fn silence_for(&mut self, span: Duration) -> usize {
@@ -286,13 +310,12 @@ mod tests {
 
         /// Asks when due, answers 10 ms later; returns how long after the last question that was.
         fn answer(&mut self) -> Duration {
-            let before = self.now.checked_sub(Duration::from_millis(10)).unwrap();
             let asked = self.source.next().unwrap();
-            let first = self.source.reading.is_none() && self.source.burst == BURST;
+            let since = self.asked.replace(asked).map_or(Duration::ZERO, |last| asked - last);
             self.source.ask(asked);
             self.now = asked + Duration::from_millis(10);
             self.source.answered(reading(self.now), self.now);
-            if first { Duration::ZERO } else { asked - before }
+            since
         }
     }
 

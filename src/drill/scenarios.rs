@@ -54,6 +54,16 @@ pub const SCENARIOS: &[Scenario] = &[
         play: ntp_forged_later,
     },
     Scenario {
+        name: "witnesses-silenced",
+        story: "Every NTP answer is forged; once the witnesses have set the clock, they are silenced for good.",
+        play: witnesses_silenced,
+    },
+    Scenario {
+        name: "one-operator-lies",
+        story: "A time source and a witness of the same operator lie alike; nobody else can be heard.",
+        play: one_operator_lies,
+    },
+    Scenario {
         name: "no-wan",
         story: "No link to the outside at boot; it comes up after a minute.",
         play: no_wan,
@@ -182,6 +192,39 @@ fn ntp_forged_later(seed: u64, start: Instant) -> World {
     world.promise("the clock is kept", kept);
     let told = world.node.health().holds("sources-contradicted");
     world.promise("the forgery is reported", told);
+    never_dark(&mut world);
+    world
+}
+
+fn witnesses_silenced(seed: u64, start: Instant) -> World {
+    let mut world = World::new(&Setup::power_cut(), seed, start);
+    world.sources.fill(Source::Off(years(5)));
+    found_by_witnesses(&mut world);
+
+    world.note("the witnesses fall silent");
+    world.witnesses.iter_mut().for_each(|witness| witness.up = false);
+    world.run(12 * HOUR);
+    let kept = magnitude(world.error()) < 10 * SECOND;
+    world.promise("the clock is kept where the witnesses put it", kept);
+    let told = !world.ntp().synchronized;
+    world.promise("NTP clients are told to wait", told);
+    never_dark(&mut world);
+    world
+}
+
+fn one_operator_lies(seed: u64, start: Instant) -> World {
+    let mut setup = Setup::power_cut();
+    setup.sources[0].0 = "google";
+    let mut world = World::new(&setup, seed, start);
+    world.sources.fill(Source::Silent);
+    world.sources[0] = Source::Off(years(5));
+    world.witnesses[0].off = years(5);
+    world.witnesses[0].valid.1 = world.truth().offset(years(6));
+    world.witnesses[1].up = false;
+
+    world.run(10 * MINUTE);
+    let cold = world.trust().level == Level::Cold;
+    world.promise("one operator does not set the clock", cold);
     never_dark(&mut world);
     world
 }

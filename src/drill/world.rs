@@ -331,6 +331,8 @@ impl World {
                 Action::Publish(trust) => {
                     let verified = if trust.verified { ", verified" } else { "" };
                     self.note(format!("trust: {:?}{verified}", trust.level));
+                    // Sessions are judged again at every rise of trust.
+                    (0..self.upstreams.len()).for_each(|index| self.refute(index));
                 }
                 Action::SaveFloor(floor) => {
                     if let Some(before) = self.saved
