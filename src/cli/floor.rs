@@ -8,7 +8,7 @@ use crate::admin::report::{Origin, Status};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output, table};
-use crate::clock::{Floor, FloorOrigin, Guess, SavedFloor, UnixTime};
+use crate::clock::{Floor, FloorOrigin, Guess, ParseTimeError, SavedFloor, UnixTime};
 use crate::config::Config;
 use crate::host::boot::{build_epoch, marks};
 use crate::host::config_file::load;
@@ -20,7 +20,7 @@ use crate::tls::CertStore;
 #[derive(Args, Debug)]
 pub(super) struct Ask {
     /// Set the floor, up or down, to a time as 2026-03-14T06:11:40Z or @SECONDS since 1970.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     set: Option<UnixTime>,
     #[command(flatten)]
     file: ConfigFile,
@@ -39,6 +39,18 @@ pub(super) fn run(ask: &Ask) -> Result<u8, Failure> {
     }
     Ok(exit::OK)
 }
+
+/// A floor set in milliseconds, say, would refuse every certificate there is.
+fn moment(text: &str) -> Result<UnixTime, String> {
+    let time: UnixTime = text.parse().map_err(|error: ParseTimeError| error.to_string())?;
+    if (0..END_OF_9999).contains(&time.secs()) {
+        return Ok(time);
+    }
+    Err("it lies outside the years 1970 to 9999; the number after @ counts seconds".to_owned())
+}
+
+/// 10000-01-01T00:00:00Z.
+const END_OF_9999: i64 = 253_402_300_800;
 
 fn of_daemon(daemon: &Daemon, before: &Status, set: Option<UnixTime>) -> Result<(), Failure> {
     let print = |title: &str, status: &Status| {
@@ -137,4 +149,17 @@ impl Start {
 
 fn row(name: &str, time: &str, origin: &str) -> [String; 3] {
     [format!("  {name}"), time.to_owned(), origin.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floor_in_milliseconds_is_taken_for_a_slip() {
+        assert_eq!(moment("@1773468700"), moment("2026-03-14T06:11:40Z"));
+        assert!(moment("@1773468700000").unwrap_err().contains("counts seconds"));
+        assert!(moment("@-1").is_err());
+        assert!(moment("tomorrow").unwrap_err().contains("write 2026-"));
+    }
 }
