@@ -8,7 +8,6 @@ mod services;
 mod steward;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -44,13 +43,16 @@ pub struct Options {
 }
 
 /// Runs the daemon until it is told to stop.
+///
+/// Gives the exit code: 0 after a stop, 1 if the system gives it nothing to run with, 2 if there
+/// is no usable configuration and never was one.
 #[must_use]
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> u8 {
     let boot = match Boot::new(options) {
         Ok(boot) => boot,
         Err(refusal) => {
             eprintln!("{refusal}");
-            return ExitCode::from(2);
+            return 2;
         }
     };
     logging::start(boot.config.log.json);
@@ -62,12 +64,12 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(%error, "the system gives no threads or descriptors; nothing can be served");
-            return ExitCode::from(1);
+            return 1;
         }
     };
     runtime.block_on(serve(Arc::new(boot), options.clone()));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ExitCode::SUCCESS
+    0
 }
 
 async fn serve(boot: Arc<Boot>, options: Options) {
