@@ -1,11 +1,24 @@
 //! How far the clock may be believed: trust levels, quorum, witnesses, floor (pure).
 
+mod floor;
+mod judge;
+mod select;
+mod sources;
+mod status;
 mod time;
+mod trust;
+mod witnesses;
 
 use std::time::Duration;
 use std::time::Instant;
 
+pub use floor::{Floor, FloorOrigin, Guess, SavedFloor};
+pub use select::{Agreement, Interval, agreement};
+pub use sources::{Kiss, Reading, SourceId, SourceSpec, Verdict};
+pub use status::{LastReading, SourceReport, Trouble};
 pub use time::{Nanos, ParseTimeError, UnixTime, describe, magnitude, nanos};
+pub use trust::{Basis, Event, Now, Policy, Resumed, Trust};
+pub use witnesses::{Testimony, WitnessId};
 
 /// How far the clock is trusted.
 ///

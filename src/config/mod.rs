@@ -1,9 +1,29 @@
 //! The configuration: TOML text in, a [`Config`] or a report of every mistake out (pure).
 
+mod parse;
+mod report;
+mod rules;
+mod tree;
+mod value;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub use report::{Problem, Report, Severity, Span};
+pub use tree::Places;
+
 use crate::wire::Name;
+
+/// A configuration that can be used, and what is to be said about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Parsed {
+    /// What runs.
+    pub config: Config,
+    /// What may be right elsewhere, or costs something. It holds no errors.
+    pub warnings: Report,
+    /// Where the values stand in the text, for whoever finds fault with them later.
+    pub places: Places,
+}
 
 /// Everything the administrator decides.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -163,6 +183,8 @@ pub enum ClockMode {
 pub struct Source {
     /// Where it is reached.
     pub address: SocketAddr,
+    /// Looked up once time is verified; the addresses are kept in state beside `address`.
+    pub name: Option<Name>,
     /// Who runs it; by default the address's /16 (IPv6: /32).
     pub operator: String,
     /// Preferred while it agrees with the majority.

@@ -1,11 +1,15 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
+mod forward;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
 use crate::cache::ChainId;
+
+pub use forward::{Event, Forwarder, Refused, Settled};
 
 /// How a question reached us.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

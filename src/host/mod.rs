@@ -2,7 +2,9 @@
 
 pub mod boot;
 pub mod clock;
+pub mod config_file;
 pub mod kernel;
 pub mod link;
 pub mod notify;
 pub mod signal;
+pub mod state;

@@ -1,1 +1,62 @@
 //! TLS: how upstreams are verified, and what we serve ourselves.
+//!
+//! One provider (ring) and one clock (ours) for every connection, in and out.
+
+mod client;
+mod fallback;
+#[cfg(test)]
+pub(crate) mod pki;
+mod roots;
+mod store;
+mod verify;
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{self, ServerName};
+use rustls::time_provider::TimeProvider;
+
+use crate::clock::{UnixTime, magnitude};
+use crate::node::ports::Clock;
+use crate::wire::Name;
+
+pub use client::Client;
+pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
+pub use roots::{Roots, RootsError};
+pub use store::{CertStore, PairError, Served, StoreEvent, server_config};
+pub use verify::{
+    CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, validity,
+};
+
+/// What every handshake is made with.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// `name` as TLS compares it with a certificate (RFC 9525 section 6).
+///
+/// # Errors
+///
+/// If the name is no host name.
+pub fn server_name(name: &Name) -> Result<ServerName<'static>, pki_types::InvalidDnsNameError> {
+    ServerName::try_from(name.to_string())
+}
+
+/// Our clock, as rustls asks for it.
+#[derive(Debug)]
+struct OurTime(Arc<dyn Clock>);
+
+impl TimeProvider for OurTime {
+    fn current_time(&self) -> Option<pki_types::UnixTime> {
+        Some(pki_time(self.0.utc()))
+    }
+}
+
+/// Times before 1970 become 1970: no certificate is older.
+fn pki_time(time: UnixTime) -> pki_types::UnixTime {
+    let since = time.since(UnixTime::EPOCH);
+    pki_types::UnixTime::since_unix_epoch(if since < 0 { Duration::ZERO } else { magnitude(since) })
+}

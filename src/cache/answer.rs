@@ -1,0 +1,325 @@
+//! An upstream's answer in the form it is kept in.
+
+use crate::wire::{
+    Ede, Header, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type, finish,
+    flags, option, push_ede, split_option,
+};
+
+/// The longest that a failure is remembered, in seconds. RFC 9520 section 3.2 allows up to five
+/// minutes; an upstream that has come back should not wait that long.
+const FAILURE_TTL: u32 = 5;
+
+/// The longest lifetime of an answer whose chain's dates were accepted under rule R alone, in
+/// seconds.
+const RELAXED_TTL: u32 = 60;
+
+/// A whole answer: header, question and records as they came, the OPT record taken out.
+///
+/// Times to live are clamped once, here, so that sending is copying and subtracting.
+#[derive(Debug)]
+pub struct Answer {
+    /// The message, then the upstream's EDE options, then where each time to live stands
+    /// (16 bits each): one allocation for an entry that a cache holds by the hundred thousand.
+    octets: Box<[u8]>,
+    message_len: u16,
+    options_len: u16,
+    question_len: u16,
+    lifetime: u32,
+}
+
+/// How times to live are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ttl {
+    /// As they were so many seconds ago, less that.
+    Aged(u32),
+    /// All alike (RFC 8767 section 4 recommends 30 s for stale answers).
+    Fixed(u32),
+}
+
+/// Why an upstream's message is no answer to a question.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// Longer than a message can be.
+    #[error("the answer has {0} octets")]
+    Long(usize),
+    /// It cannot be read.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// A query, or an operation other than one.
+    #[error("the message is not a response to a query")]
+    NotAResponse,
+    /// It answers something else.
+    #[error("the answer is to another question")]
+    OtherQuestion,
+    /// A code that only the one who asked the upstream can make sense of.
+    #[error("the upstream answered {0}")]
+    Extended(Rcode),
+}
+
+impl Answer {
+    /// Takes an upstream's answer to `question`, which is in canonical form.
+    ///
+    /// Times to live are cut to `max_ttl` seconds; with `relaxed` to 60, and the answer no
+    /// longer claims to be validated. Of records behind the OPT record in the additional
+    /// section, which no resolver sends, nothing is kept.
+    ///
+    /// # Errors
+    ///
+    /// If the message is not a response to this question.
+    pub fn new(
+        message: &[u8],
+        question: &[u8],
+        max_ttl: u32,
+        relaxed: bool,
+    ) -> Result<Self, AnswerError> {
+        if message.len() > usize::from(u16::MAX) {
+            return Err(AnswerError::Long(message.len()));
+        }
+        let parsed = Message::parse(message)?;
+        let header = parsed.header();
+        if !header.has(flags::QR) || header.opcode() != Opcode::QUERY {
+            return Err(AnswerError::NotAResponse);
+        }
+        if !parsed.question().eq_ignore_ascii_case(question) {
+            return Err(AnswerError::OtherQuestion);
+        }
+        let ceiling = if relaxed { max_ttl.min(RELAXED_TTL) } else { max_ttl };
+        let mut kept = Kept::new(message, question);
+        let mut counts = [1, 0, 0, 0];
+        let mut end = Header::LEN + question.len();
+        for record in parsed.records() {
+            let record = record?;
+            if record.rtype == Type::OPT {
+                kept.take_options(&record, header)?;
+                break;
+            }
+            kept.take_ttl(&record, ceiling);
+            counts[1 + record.section as usize] += 1;
+            end = record.rdata_at + record.rdata.len();
+        }
+        let header = Header { counts, ..header }
+            .with(flags::Z, false)
+            .with(flags::AD, header.has(flags::AD) && !relaxed);
+        Ok(kept.pack(header, end, ceiling))
+    }
+
+    /// The failure to find an answer to `question`, to be remembered for `lifetime` seconds
+    /// (RFC 9520).
+    #[must_use]
+    pub fn failure(question: &[u8], code: Ede, text: &str, lifetime: u32) -> Self {
+        let header = Header {
+            id: 0,
+            flags: flags::QR | flags::RA | Rcode::SERVFAIL.0,
+            counts: [1, 0, 0, 0],
+        };
+        let message = [&header.to_octets(), question].concat();
+        let mut kept = Kept::new(&message, question);
+        push_ede(&mut kept.options, code, text);
+        Self { lifetime: lifetime.min(FAILURE_TTL), ..kept.pack(header, message.len(), lifetime) }
+    }
+
+    /// The response code.
+    #[must_use]
+    pub fn rcode(&self) -> Rcode {
+        Header::read(&self.octets).map_or(Rcode::SERVFAIL, |header| header.rcode())
+    }
+
+    /// For how many seconds it is fresh; 0: it may not be kept at all.
+    #[must_use]
+    pub const fn lifetime(&self) -> u32 {
+        self.lifetime
+    }
+
+    /// The canonical question it answers: name, type, class.
+    #[must_use]
+    pub fn question(&self) -> &[u8] {
+        let end = Header::LEN + usize::from(self.question_len);
+        self.octets.get(Header::LEN..end).unwrap_or_default()
+    }
+
+    /// The canonical name it is about.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        self.question().split_last_chunk::<4>().map_or(&[], |(name, _)| name)
+    }
+
+    /// The message, its times to live as they were at the start.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        self.octets.get(..usize::from(self.message_len)).unwrap_or_default()
+    }
+
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.octets.len()
+    }
+
+    /// Whether it was cut by the upstream.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        Header::read(&self.octets).is_some_and(|header| header.has(flags::TC))
+    }
+
+    /// Writes the answer for the client who asked `query`, cut to `limit` octets, with `ede`
+    /// beside what the upstream said; what `out` held is replaced.
+    pub fn write(
+        &self,
+        query: &Query<'_>,
+        ttl: Ttl,
+        ede: Option<(Ede, &str)>,
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) {
+        out.clear();
+        out.extend_from_slice(self.message());
+        for at in self.ttls() {
+            let Some(field) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>) else {
+                continue;
+            };
+            *field = match ttl {
+                Ttl::Aged(age) => u32::from_be_bytes(*field).saturating_sub(age),
+                Ttl::Fixed(secs) => secs,
+            }
+            .to_be_bytes();
+        }
+        if let Some(header) = Header::read(out) {
+            // A stale answer's signatures may have run out: it is not passed on as validated.
+            let authentic = query.wants_authentic_data() && matches!(ttl, Ttl::Aged(_));
+            Header { id: query.header.id, ..header }
+                .with(flags::RA, true)
+                .with(flags::RD, query.header.has(flags::RD))
+                .with(flags::CD, query.checking_disabled())
+                .with(flags::AD, header.has(flags::AD) && authentic)
+                .patch(out);
+        }
+        // In the letter case of this client (draft-vixie-dnsext-dns0x20).
+        let asked = Header::LEN..Header::LEN + query.question.len();
+        if let Some(question) = out.get_mut(asked) {
+            question.copy_from_slice(query.question);
+        }
+        finish(out, query, Note { options: self.options(), ede }, limit);
+    }
+
+    fn options(&self) -> &[u8] {
+        let start = usize::from(self.message_len);
+        self.octets.get(start..start + usize::from(self.options_len)).unwrap_or_default()
+    }
+
+    fn ttls(&self) -> impl Iterator<Item = usize> {
+        let start = usize::from(self.message_len) + usize::from(self.options_len);
+        let places = self.octets.get(start..).unwrap_or_default();
+        places.chunks_exact(2).map(|at| usize::from(u16::from_be_bytes([at[0], at[1]])))
+    }
+}
+
+/// What is gathered of a message on the way through.
+struct Kept<'m> {
+    message: Vec<u8>,
+    question: &'m [u8],
+    options: Vec<u8>,
+    ttls: Vec<u16>,
+    least: Option<u32>,
+    /// The answer section holds a record of the type asked for.
+    positive: bool,
+    /// What SOA records of the authority section allow for a negative answer.
+    negative: Option<u32>,
+}
+
+impl<'m> Kept<'m> {
+    fn new(message: &[u8], question: &'m [u8]) -> Self {
+        let mut message = message.to_vec();
+        if let Some(place) = message.get_mut(Header::LEN..Header::LEN + question.len()) {
+            place.copy_from_slice(question);
+        }
+        Self {
+            message,
+            question,
+            options: Vec::new(),
+            ttls: Vec::new(),
+            least: None,
+            positive: false,
+            negative: None,
+        }
+    }
+
+    fn take_ttl(&mut self, record: &Record<'_>, ceiling: u32) {
+        // The uppermost bit set means zero (RFC 2181 section 8).
+        let ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl.min(ceiling) };
+        self.set_ttl(record.ttl_at, ttl);
+        self.ttls.extend(u16::try_from(record.ttl_at));
+        self.least = Some(self.least.map_or(ttl, |least| least.min(ttl)));
+        match record.section {
+            Section::Answer => {
+                let [.., t0, t1, _, _] = *self.question else { return };
+                let qtype = Type(u16::from_be_bytes([t0, t1]));
+                self.positive |= record.rtype == qtype || qtype == Type::ANY;
+            }
+            Section::Authority => {
+                if let Some(minimum) = record.soa_minimum() {
+                    let ttl = ttl.min(minimum);
+                    self.negative = Some(self.negative.map_or(ttl, |least| least.min(ttl)));
+                }
+            }
+            Section::Additional => {}
+        }
+    }
+
+    fn take_options(&mut self, opt: &Record<'_>, header: Header) -> Result<(), AnswerError> {
+        let [extended, ..] = opt.ttl.to_be_bytes();
+        if extended > 0 {
+            let rcode = u16::from(extended) << 4 | header.rcode().0;
+            return Err(AnswerError::Extended(Rcode(rcode)));
+        }
+        let mut rest = opt.rdata;
+        while let Some((code, _, tail)) = split_option(rest) {
+            if code == option::EDE {
+                self.options.extend_from_slice(&rest[..rest.len() - tail.len()]);
+            }
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    fn set_ttl(&mut self, at: usize, ttl: u32) {
+        if let Some(field) = self.message.get_mut(at..at + 4) {
+            field.copy_from_slice(&ttl.to_be_bytes());
+        }
+    }
+
+    fn pack(mut self, header: Header, end: usize, ceiling: u32) -> Answer {
+        let rcode = header.rcode();
+        let negative = rcode == Rcode::NXDOMAIN || !self.positive;
+        let lifetime = if header.has(flags::TC) {
+            0
+        } else if !rcode.is_answer() {
+            FAILURE_TTL.min(ceiling)
+        } else if negative {
+            // Without an SOA record it may not be kept (RFC 2308 section 5).
+            self.negative.map_or(0, |ttl| ttl.min(self.least.unwrap_or(0)))
+        } else {
+            self.least.unwrap_or(0)
+        };
+        if negative && rcode.is_answer() {
+            // What the client keeps must end with the negative answer (RFC 2308 section 5).
+            for at in self.ttls.clone() {
+                let at = usize::from(at);
+                let ttl = self.message.get(at..).and_then(<[u8]>::first_chunk::<4>).copied();
+                if let (Some(ttl), Some(_)) = (ttl, self.negative) {
+                    self.set_ttl(at, u32::from_be_bytes(ttl).min(lifetime));
+                }
+            }
+        }
+        header.patch(&mut self.message);
+        self.message.truncate(end);
+        let message_len = u16::try_from(self.message.len()).unwrap_or(0);
+        let options_len = u16::try_from(self.options.len()).unwrap_or(0);
+        let question_len = u16::try_from(self.question.len()).unwrap_or(0);
+        let mut octets = self.message;
+        octets.reserve_exact(self.options.len() + 2 * self.ttls.len());
+        octets.extend_from_slice(&self.options);
+        octets.extend(self.ttls.iter().flat_map(|at| at.to_be_bytes()));
+        Answer { octets: octets.into(), message_len, options_len, question_len, lifetime }
+    }
+}

@@ -1,0 +1,429 @@
+//! The cache in virtual time, with messages written and read by hickory-proto.
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::{A, CNAME, SOA};
+use hickory_proto::rr::{Name as HickoryName, RData, Record, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::{Ede, Rcode};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[test]
+fn an_answer_ages_by_whole_seconds_and_expires_with_its_least_ttl() {
+    let mut lab = Lab::new(1 << 20, Duration::ZERO);
+    lab.keep(&positive("www.example.", &[300, 70]));
+
+    lab.pass(Duration::from_millis(69_999));
+
+    assert_eq!(ttls(&lab.ask("www.example.").unwrap()), [300 - 69, 1]);
+    lab.pass(Duration::from_millis(1));
+    assert!(lab.ask("www.example.").is_none());
+}
+
+#[test]
+fn ttls_are_clamped_when_they_come_in() {
+    let message = positive("www.example.", &[900_000, 0x8000_0001]);
+
+    let answer = Answer::new(&message, &key("www.example."), 86_400, false).unwrap();
+
+    assert_eq!(ttls(&read(&answer, "www.example.", Ttl::Aged(0))), [86_400, 0]);
+    assert_eq!(answer.lifetime(), 0);
+}
+
+#[test]
+fn a_negative_answer_lives_as_long_as_its_soa_allows() {
+    let lifetime = |rcode, soa, cname| {
+        let message = negative("gone.example.", rcode, soa, cname);
+        Answer::new(&message, &key("gone.example."), 86_400, false).unwrap().lifetime()
+    };
+
+    assert_eq!(lifetime(ResponseCode::NXDomain, Some((3600, 60)), false), 60);
+    assert_eq!(lifetime(ResponseCode::NoError, Some((30, 60)), false), 30);
+    assert_eq!(lifetime(ResponseCode::NoError, Some((3600, 60)), true), 60);
+    // RFC 2308 section 5: without an SOA record it is not kept.
+    assert_eq!(lifetime(ResponseCode::NXDomain, None, false), 0);
+    assert_eq!(lifetime(ResponseCode::NoError, None, true), 0);
+}
+
+#[test]
+fn a_failure_lives_for_five_seconds_and_never_over_an_answer() {
+    let mut lab = Lab::new(1 << 20, DAY);
+    let servfail = negative("www.example.", ResponseCode::ServFail, Some((3600, 3600)), false);
+    assert!(lab.keep(&servfail));
+    lab.pass(Duration::from_millis(4_999));
+    assert_eq!(lab.ask("www.example.").unwrap().metadata.response_code, ResponseCode::ServFail);
+    lab.pass(Duration::from_millis(1));
+    assert!(matches!(lab.get("www.example."), Lookup::Miss));
+
+    lab.keep(&positive("www.example.", &[10]));
+    assert!(!lab.keep(&servfail));
+    assert_eq!(lab.ask("www.example.").unwrap().metadata.response_code, ResponseCode::NoError);
+    lab.pass(Duration::from_secs(10));
+    assert!(matches!(lab.get("www.example."), Lookup::Stale { held: false, .. }));
+    assert!(!lab.keep(&servfail));
+    assert!(matches!(lab.get("www.example."), Lookup::Stale { held: true, .. }));
+    lab.pass(HOLD);
+    assert!(matches!(lab.get("www.example."), Lookup::Stale { held: false, .. }));
+    lab.pass(DAY);
+    assert!(lab.keep(&servfail));
+}
+
+#[test]
+fn an_expired_answer_is_stale_for_as_long_as_allowed() {
+    let mut lab = Lab::new(1 << 20, DAY);
+    lab.keep(&positive("www.example.", &[10]));
+
+    lab.pass(Duration::from_secs(10));
+    let Lookup::Stale { answer, .. } = lab.get("www.example.") else { panic!("not stale") };
+    let stale = read(&answer, "www.example.", Ttl::Fixed(30));
+    assert_eq!(ttls(&stale), [30]);
+    assert!(!stale.metadata.authentic_data);
+
+    lab.pass(Duration::from_secs(86_399));
+    assert!(matches!(lab.get("www.example."), Lookup::Stale { .. }));
+    lab.pass(Duration::from_secs(1));
+    assert!(matches!(lab.get("www.example."), Lookup::Miss));
+}
+
+#[test]
+fn one_user_of_an_answer_about_to_expire_is_asked_to_refresh_it() {
+    let mut lab = Lab::new(1 << 20, DAY);
+    lab.keep(&positive("www.example.", &[100]));
+    let refresh =
+        |lab: &Lab| matches!(lab.get("www.example."), Lookup::Fresh { refresh: true, .. });
+
+    lab.pass(Duration::from_secs(91));
+    assert!(!refresh(&lab), "nobody else has used it");
+    assert!(refresh(&lab));
+    assert!(!refresh(&lab), "it is under way");
+}
+
+#[test]
+fn relaxed_answers_are_short_lived_and_never_stale_or_authentic() {
+    let mut lab = Lab::new(1 << 20, DAY);
+    lab.keep_as(&positive("www.example.", &[300]), Provenance::Relaxed(ChainId(1)), true);
+
+    let fresh = lab.ask("www.example.").unwrap();
+    assert_eq!(ttls(&fresh), [60]);
+    assert!(!fresh.metadata.authentic_data);
+    lab.pass(Duration::from_secs(60));
+    assert!(matches!(lab.get("www.example."), Lookup::Miss));
+}
+
+#[test]
+fn settling_keeps_what_came_through_chains_that_passed() {
+    let lab = Lab::new(1 << 20, DAY);
+    lab.keep(&positive("strict.example.", &[300]));
+    for (name, chain) in [("good.example.", 1), ("bad.example.", 2), ("worse.example.", 3)] {
+        lab.keep_as(&positive(name, &[300]), Provenance::Relaxed(ChainId(chain)), true);
+    }
+    assert_eq!(lab.cache.stats().relaxed, 3);
+    let asked_before = lab.cache.era();
+
+    let settled = lab.cache.settle(&BTreeSet::from([ChainId(1)]));
+
+    assert_eq!(settled, Settled { kept: 1, dropped: 2 });
+    assert_eq!((lab.cache.stats().entries, lab.cache.stats().relaxed), (2, 0));
+    assert!(lab.ask("good.example.").is_some() && lab.ask("strict.example.").is_some());
+    assert!(lab.ask("bad.example.").is_none());
+
+    // An answer that was on its way meanwhile came through a chain that has been judged.
+    let question = key("late.example.");
+    let late = Answer::new(&positive("late.example.", &[300]), &question, 86_400, true).unwrap();
+    let provenance = Provenance::Relaxed(ChainId(2));
+    assert!(!lab.cache.insert(
+        &plain(&question),
+        Arc::new(late),
+        provenance,
+        asked_before,
+        lab.now
+    ));
+}
+
+#[test]
+fn every_kind_of_question_has_an_answer_of_its_own() {
+    let lab = Lab::new(1 << 20, DAY);
+    lab.keep(&positive("www.example.", &[300]));
+
+    let question = key("www.example.");
+    let other = Key { dnssec_ok: true, ..plain(&question) };
+    assert!(matches!(lab.cache.get(&other, lab.now), Lookup::Miss));
+    let other = Key { checking_disabled: true, ..plain(&question) };
+    assert!(matches!(lab.cache.get(&other, lab.now), Lookup::Miss));
+}
+
+#[test]
+fn names_and_subtrees_can_be_flushed() {
+    let lab = Lab::new(1 << 20, DAY);
+    for name in ["example.", "www.example.", "xexample.", "other."] {
+        lab.keep(&positive(name, &[300]));
+    }
+
+    assert_eq!(lab.cache.flush_name(&"www.example".parse().unwrap()), 1);
+    lab.keep(&positive("www.example.", &[300]));
+    assert_eq!(lab.cache.flush_subtree(&"example".parse().unwrap()), 2);
+    assert!(lab.ask("xexample.").is_some() && lab.ask("example.").is_none());
+    assert_eq!(lab.cache.flush_all(), 2);
+    assert_eq!(lab.cache.stats().bytes, 0);
+}
+
+#[test]
+fn a_flood_of_unique_names_does_not_evict_what_people_use() {
+    let bytes = 1 << 20;
+    let lab = Lab::new(bytes, DAY);
+    let used: Vec<String> = (0..500).map(|n| format!("used{n}.example.")).collect();
+    for name in &used {
+        lab.keep(&positive(name, &[300]));
+        lab.get(name);
+    }
+
+    for n in 0..50_000 {
+        lab.keep(&positive(&format!("flood{n}.example."), &[300]));
+        if n % 100 == 0 {
+            lab.get(&used[n / 100]);
+        }
+    }
+
+    let kept = used.iter().filter(|name| lab.ask(name).is_some()).count();
+    assert!(kept >= 490, "{kept} of 500 are left");
+    let stats = lab.cache.stats();
+    assert!(stats.bytes <= bytes, "{stats:?}");
+    assert!(stats.entries > 2_000, "{stats:?}");
+}
+
+#[test]
+fn a_name_that_comes_back_soon_after_it_was_evicted_stays() {
+    let lab = Lab::new(1 << 20, DAY);
+    let flood = |range: std::ops::Range<usize>| {
+        for n in range {
+            lab.keep(&positive(&format!("flood{n}.example."), &[300]));
+        }
+    };
+    flood(0..6_000);
+    assert!(lab.ask("flood100.example.").is_none());
+
+    let known = || (1_500..1_700).map(|n| format!("flood{n}.example."));
+    let unknown = || (0..200).map(|n| format!("unknown{n}.example."));
+    for name in known().chain(unknown()) {
+        lab.keep(&positive(&name, &[300]));
+    }
+    flood(10_000..16_000);
+
+    assert!(known().filter(|name| lab.ask(name).is_some()).count() > 100);
+    assert_eq!(unknown().filter(|name| lab.ask(name).is_some()).count(), 0);
+}
+
+#[test]
+fn what_an_upstream_says_about_an_answer_is_kept_without_its_opt_record() {
+    let mut message = Message::from_vec(&positive("www.example.", &[300])).unwrap();
+    let mut edns = Edns::new();
+    edns.options_mut().insert(EdnsOption::Unknown(15, b"\0\x11blocked".to_vec()));
+    edns.options_mut().insert(EdnsOption::Unknown(65001, b"x".to_vec()));
+    message.set_edns(edns);
+    let question = key("www.example.");
+    let answer = Answer::new(&message.to_vec().unwrap(), &question, 86_400, false).unwrap();
+
+    let read = read(&answer, "www.example.", Ttl::Aged(0));
+
+    let options = read.edns.unwrap();
+    let Some(EdnsOption::Unknown(_, ede)) = options.option(EdnsCode::Unknown(15)) else {
+        panic!("{options:?}")
+    };
+    assert_eq!(ede, b"\0\x11blocked");
+    assert!(options.option(EdnsCode::Unknown(65001)).is_none());
+}
+
+#[test]
+fn a_failure_of_ours_says_why() {
+    let question = key("www.example.");
+    let answer = Answer::failure(&question, Ede::NetworkError, "connection refused", 99);
+
+    assert_eq!((answer.rcode(), answer.lifetime()), (Rcode::SERVFAIL, 5));
+    let read = read(&answer, "www.example.", Ttl::Aged(0));
+    let options = read.edns.unwrap();
+    let Some(EdnsOption::Unknown(_, ede)) = options.option(EdnsCode::Unknown(15)) else {
+        panic!("{options:?}")
+    };
+    assert_eq!(ede, b"\0\x17connection refused");
+}
+
+#[test]
+fn only_an_answer_to_the_question_is_taken() {
+    let message = positive("www.example.", &[300]);
+    let take = |message: &[u8], name| {
+        Answer::new(message, &key(name), 86_400, false).map(|answer| answer.lifetime())
+    };
+
+    assert_eq!(take(&message, "www.example."), Ok(300));
+    assert_eq!(take(&message, "ww2.example."), Err(AnswerError::OtherQuestion));
+    let mut query = message.clone();
+    query[2] &= 0x7f;
+    assert_eq!(take(&query, "www.example."), Err(AnswerError::NotAResponse));
+    assert!(take(&message[..message.len() - 1], "www.example.").is_err());
+    assert!(matches!(take(&vec![0; 70_000], "www.example."), Err(AnswerError::Long(70_000))));
+    let mut cut = message;
+    cut[2] |= 2;
+    assert_eq!(take(&cut, "www.example."), Ok(0));
+}
+
+proptest! {
+    #[test]
+    fn no_octets_make_taking_an_answer_panic(
+        tail in prop::collection::vec(any::<u8>(), 0..200),
+        counts in any::<[u8; 3]>(),
+    ) {
+        let question = key("a.b.");
+        let [answers, authorities, additionals] = counts;
+        let mut message = vec![0, 0, 0x80, 0, 0, 1, 0, answers, 0, authorities, 0, additionals];
+        message.extend_from_slice(&question);
+        message.extend_from_slice(&tail);
+        if let Ok(answer) = Answer::new(&message, &question, 86_400, false) {
+            let packet = packet("a.b.");
+            let mut out = Vec::new();
+            let query = Query::parse(&packet).unwrap();
+            answer.write(&query, Ttl::Aged(7), None, 65_535, &mut out);
+            prop_assert!(out.len() <= 65_535);
+        }
+    }
+
+    /// Random use never breaks the books: bytes stay under the limit and add up.
+    #[test]
+    fn the_books_stay_right(
+        steps in prop::collection::vec((0..60_u8, 0..6_u8, 0..4_u64), 1..400),
+    ) {
+        let mut lab = Lab::new(16 * 1_500, Duration::from_secs(20));
+        for (name, action, secs) in steps {
+            let name = format!("n{name}.example.");
+            match action {
+                0 | 1 => _ = lab.keep(&positive(&name, &[10])),
+                2 => _ = lab.keep_as(
+                    &positive(&name, &[10]),
+                    Provenance::Relaxed(ChainId(secs)),
+                    true,
+                ),
+                3 => _ = lab.cache.settle(&BTreeSet::from([ChainId(secs)])),
+                _ => {
+                    if let Some(read) = lab.ask(&name) {
+                        prop_assert_eq!(read.queries[0].name().to_string(), name);
+                    }
+                }
+            }
+            lab.pass(Duration::from_secs(secs));
+            let stats = lab.cache.stats();
+            prop_assert!(stats.bytes <= 16 * 1_500);
+            prop_assert!(stats.entries * 200 <= stats.bytes);
+        }
+        lab.cache.flush_all();
+        prop_assert_eq!(lab.cache.stats().bytes, 0);
+    }
+}
+
+const HOLD: Duration = Duration::from_secs(5);
+
+/// A cache and a virtual clock.
+struct Lab {
+    cache: Cache,
+    now: Instant,
+}
+
+impl Lab {
+    fn new(bytes: usize, stale: Duration) -> Self {
+        Self { cache: Cache::new(bytes, stale), now: start() }
+    }
+
+    fn pass(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    fn keep(&self, message: &[u8]) -> bool {
+        self.keep_as(message, Provenance::Strict, false)
+    }
+
+    fn keep_as(&self, message: &[u8], provenance: Provenance, relaxed: bool) -> bool {
+        let question = crate::wire::Message::parse(message).unwrap().question();
+        let answer = Answer::new(message, question, 86_400, relaxed).unwrap();
+        let era = self.cache.era();
+        self.cache.insert(&plain(question), Arc::new(answer), provenance, era, self.now)
+    }
+
+    fn get(&self, name: &str) -> Lookup {
+        self.cache.get(&plain(&key(name)), self.now)
+    }
+
+    /// The fresh answer as a client reads it.
+    fn ask(&self, name: &str) -> Option<Message> {
+        match self.get(name) {
+            Lookup::Fresh { answer, age, .. } => Some(read(&answer, name, Ttl::Aged(age))),
+            Lookup::Miss | Lookup::Stale { .. } => None,
+        }
+    }
+}
+
+fn read(answer: &Answer, name: &str, ttl: Ttl) -> Message {
+    let packet = packet(name);
+    let mut out = Vec::new();
+    answer.write(&Query::parse(&packet).unwrap(), ttl, None, 65_535, &mut out);
+    Message::from_vec(&out).unwrap()
+}
+
+fn ttls(message: &Message) -> Vec<u32> {
+    message.all_sections().map(|record| record.ttl).collect()
+}
+
+fn plain(question: &[u8]) -> Key<'_> {
+    Key { question, dnssec_ok: false, checking_disabled: false }
+}
+
+/// The canonical question `name A IN`.
+fn key(name: &str) -> Vec<u8> {
+    Query::parse(&packet(name)).unwrap().key().to_vec()
+}
+
+fn packet(name: &str) -> Vec<u8> {
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.metadata.authentic_data = true;
+    message.add_query(Question::query(name.parse().unwrap(), RecordType::A));
+    message.set_edns(Edns::new());
+    message.to_vec().unwrap()
+}
+
+fn response(name: &str) -> Message {
+    let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+    message.metadata.authentic_data = true;
+    message.add_query(Question::query(name.parse().unwrap(), RecordType::A));
+    message
+}
+
+/// An answer with one A record for each time to live.
+fn positive(name: &str, ttls: &[u32]) -> Vec<u8> {
+    let owner: HickoryName = name.parse().unwrap();
+    let mut message = response(name);
+    for (&ttl, last) in ttls.iter().zip(1..) {
+        let rdata = RData::A(A::new(192, 0, 2, last));
+        message.add_answer(Record::from_rdata(owner.clone(), ttl, rdata));
+    }
+    message.to_vec().unwrap()
+}
+
+/// An answer without an A record; `soa` is its time to live and its last field.
+fn negative(name: &str, rcode: ResponseCode, soa: Option<(u32, u32)>, cname: bool) -> Vec<u8> {
+    let owner: HickoryName = name.parse().unwrap();
+    let mut message = response(name);
+    message.metadata.response_code = rcode;
+    if cname {
+        let rdata = RData::CNAME(CNAME("target.example.".parse().unwrap()));
+        message.add_answer(Record::from_rdata(owner.clone(), 900, rdata));
+    }
+    if let Some((ttl, minimum)) = soa {
+        let soa = SOA::new(owner.clone(), owner, 1, 2, 3, 4, minimum);
+        message.add_authority(Record::from_rdata(
+            "example.".parse().unwrap(),
+            ttl,
+            RData::SOA(soa),
+        ));
+    }
+    message.to_vec().unwrap()
+}

@@ -1,0 +1,451 @@
+//! What the trust machine concludes (docs/architecture.md, "Time").
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::Level;
+use super::select::{Interval, agreement};
+use super::sources::{Reading, Source, SourceId, Verdict};
+use super::time::{Nanos, magnitude};
+use super::trust::{Basis, Estimate, Event, Now, Trust};
+use super::witnesses::{CONTRADICTION, Standard, TOLERANCE, everything};
+
+const MS: Nanos = 1_000_000;
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// The clock is right if it is off by no more than this (STEPT, RFC 5905 section 11.2.3).
+const RIGHT: Nanos = 128 * MS;
+/// More than this the engine may not correct by itself once the clock is disciplined.
+const JUMP: Nanos = 1000 * MS;
+/// A clock is disciplined only within this root distance.
+const MAX_DISTANCE: Duration = Duration::from_secs(1);
+/// Rounds of a quorum that must find the clock right before it counts as disciplined.
+const ROUNDS: u8 = 4;
+/// How far below the floor a quorum may lie: sources and floor were not read at one instant.
+const FLOOR_SLACK: Duration = Duration::from_secs(60);
+/// How far above the floor a quorum may lie. NTP's eras are 136 years apart.
+const CEILING: Duration = Duration::from_secs(40 * 31_557_600);
+/// The first step waits this long for the witnesses.
+const WITNESS_WAIT: Duration = Duration::from_secs(2);
+/// Without a quorum for this long, lesser evidence may set the clock.
+const LESSER_WAIT: Duration = Duration::from_secs(20);
+/// Sources and witnesses must agree this long before they lower the floor.
+const FLOOR_WAIT: Duration = Duration::from_secs(600);
+/// Polls without a usable answer after which the clock is in holdover.
+const HOLDOVER_POLLS: u32 = 8;
+/// How often the floor is kept on disk.
+const SAVE_EACH: Duration = Duration::from_secs(3600);
+/// How long an upstream's chain counts as refuting the clock.
+const REFUTATION: Duration = Duration::from_secs(300);
+/// The error of a clock of one's own, which nothing confirms.
+const OWN_ERROR: Duration = Duration::from_secs(1);
+
+/// The sources that agree, and on what.
+#[derive(Debug)]
+struct Finding {
+    basis: Basis,
+    members: Vec<usize>,
+    claim: Interval,
+    /// The member whose time is taken: preferred, else the one with the least error.
+    peer: usize,
+}
+
+impl Trust {
+    /// Draws every conclusion that the present evidence allows.
+    pub(super) fn judge(&mut self, heard: Option<SourceId>, now: Now) {
+        self.judged = now.mono;
+        self.refuted.retain(|_, at| now.mono.saturating_duration_since(*at) < REFUTATION);
+        self.judge_floor(now);
+        let finding = self.find(now);
+        self.mark(finding.as_ref(), now);
+        if finding.as_ref().is_some_and(|found| found.basis == Basis::Quorum) {
+            self.quorum_seen = now.mono;
+        }
+
+        match self.level {
+            Level::Cold => self.judge_cold(finding.as_ref(), now),
+            Level::Coarse | Level::Disciplined | Level::Holdover | Level::Suspect => {
+                if !self.judge_witnesses(now) {
+                    self.judge_sources(finding.as_ref(), heard, now);
+                }
+            }
+        }
+        self.judge_silence(now);
+        if self.verified && self.saved.is_none_or(|at| now.mono >= at + SAVE_EACH) {
+            self.save_floor(now);
+        }
+        self.publish(now, false);
+    }
+
+    /// Instants at which time alone may change a conclusion, and that were not judged yet.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = (Instant, &'static str)> + '_ {
+        let cold = self.level == Level::Cold;
+        let unsettled = self.level <= Level::Coarse;
+        [
+            self.quorum_waits.filter(|_| cold).map(|at| (at + WITNESS_WAIT, "witnesses are late")),
+            self.consensus_waits.filter(|_| cold).map(|at| (at + LESSER_WAIT, "no quorum came")),
+            unsettled.then_some((self.quorum_seen + LESSER_WAIT, "no quorum came")),
+            self.holdover_at().map(|at| (at, "no source has answered")),
+            self.below_floor.map(|(at, _)| (at + FLOOR_WAIT, "the floor lies ahead")),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|(at, _)| *at > self.judged)
+    }
+
+    /// The clock has not been set yet.
+    fn judge_cold(&mut self, finding: Option<&Finding>, now: Now) {
+        let consensus = self.witnesses.consensus(Standard::AboveFloor, now.mono);
+        self.quorum_waits = self.quorum_waits.filter(|_| finding.is_some());
+        self.consensus_waits = self.consensus_waits.filter(|_| consensus.is_some());
+        match (finding, consensus) {
+            (Some(found), Some(witnessed)) if apart(&found.claim, &witnessed) > CONTRADICTION => {
+                self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
+            }
+            (Some(found), Some(_)) => self.set_to(found, now),
+            (Some(found), None) => {
+                let since = *self.quorum_waits.get_or_insert(now.mono);
+                let waited = now.mono >= since + WITNESS_WAIT;
+                if waited || !self.witnesses.pending() || found.basis != Basis::Quorum {
+                    self.set_to(found, now);
+                }
+            }
+            (None, Some(witnessed)) => {
+                let since = *self.consensus_waits.get_or_insert(now.mono);
+                if now.mono >= since + LESSER_WAIT {
+                    self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Holds the clock against authenticated time. True if that moved the clock.
+    fn judge_witnesses(&mut self, now: Now) -> bool {
+        let clock = Interval { low: now.utc, high: now.utc };
+        if let Some(witnessed) = self.witnesses.consensus(Standard::AboveFloor, now.mono) {
+            let off = apart(&clock, &witnessed);
+            if off > CONTRADICTION {
+                self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
+                return true;
+            }
+            if off <= TOLERANCE {
+                if !self.verified {
+                    self.witnesses.relax(now.mono);
+                }
+                self.verified = true;
+                self.confirmed = true;
+                self.refuted.clear();
+                self.floor.raise(witnessed.low, now.mono);
+                if self.level == Level::Suspect {
+                    self.level = Level::Coarse;
+                    self.rounds = 0;
+                }
+                return false;
+            }
+        }
+        let (agree, contradict) = self.witnesses.compare(&clock, now.mono);
+        let by_chains = self.refuting_operators(now.mono);
+        let enough = 2.min(self.policy.upstream_operators.max(self.witnesses.operators())).max(1);
+        if (contradict > 0 && agree == 0) || by_chains >= enough {
+            if self.level != Level::Suspect {
+                self.level = Level::Suspect;
+                self.verified = false;
+                self.rounds = 0;
+                self.witnesses.hurry(now.mono);
+            }
+        } else if self.level == Level::Suspect && contradict == 0 && by_chains == 0 {
+            self.level = Level::Coarse;
+            self.rounds = 0;
+        }
+        false
+    }
+
+    /// Holds the clock against the sources that agree.
+    fn judge_sources(&mut self, finding: Option<&Finding>, heard: Option<SourceId>, now: Now) {
+        let Some(found) = finding else { return };
+        let off = self.offset(found, now);
+        let settled = matches!(self.level, Level::Disciplined | Level::Holdover);
+        let right = off.abs() <= if settled { JUMP } else { RIGHT };
+
+        if !right && self.may_follow(found, now) {
+            if !settled || self.demanded_long_enough(found, off, now) {
+                self.set_to(found, now);
+            }
+            return;
+        }
+        if !right {
+            self.demand = Some(off);
+            return;
+        }
+        (self.demand, self.demands) = (None, 0);
+        if let Some(id) = heard.filter(|id| found.members.contains(&id.0))
+            && let Some(reading) = self.sources[id.0].reading
+        {
+            self.events.push_back(Event::Feed(id, reading));
+        }
+        if self.round_is_whole(found) {
+            self.round_start = now.mono;
+            self.rounds = self.rounds.saturating_add(1);
+            self.updated = Some(now.mono);
+            self.own = found.basis == Basis::Own;
+            self.confirm(found, off, now);
+        }
+    }
+
+    /// A whole round has found the clock right.
+    fn confirm(&mut self, found: &Finding, off: Nanos, now: Now) {
+        let Some(reading) = self.sources[found.peer].reading else { return };
+        let mut root_dispersion = reading.root_dispersion + magnitude(off) + reading.delay / 2;
+        if found.basis == Basis::Own {
+            root_dispersion = root_dispersion.max(OWN_ERROR);
+        }
+        self.estimate = Some(Estimate {
+            stratum: reading.stratum + 1,
+            reference_id: reading.reference_id,
+            root_delay: reading.root_delay + reading.delay,
+            root_dispersion,
+            since: now.mono,
+            leap: self.leap(found),
+        });
+        self.reference_time = now.utc;
+        let near = reading.error < MAX_DISTANCE;
+        let enough = match self.level {
+            Level::Coarse => self.rounds >= ROUNDS,
+            Level::Holdover => true,
+            Level::Cold | Level::Disciplined | Level::Suspect => false,
+        };
+        if enough && near {
+            self.level = Level::Disciplined;
+            self.disciplined_since.get_or_insert(now.mono);
+        }
+    }
+
+    /// Sources and witnesses that agree, for long, on a time below the floor prove the floor wrong.
+    fn judge_floor(&mut self, now: Now) {
+        let floor = self.floor.at(now.mono).0;
+        let claims: Vec<_> = self.claims(now.mono).collect();
+        let intervals: Vec<_> = claims.iter().map(|(_, claim)| *claim).collect();
+        let evidence = agreement(&intervals, everything()).and_then(|found| {
+            let members: Vec<_> = found.members.iter().map(|&i| claims[i].0).collect();
+            let full = members.len() >= self.policy.need() && self.operators(&members) >= 2;
+            let witnessed = self.witnesses.consensus(Standard::AnyTime, now.mono)?;
+            let below = found.shared.high < floor - FLOOR_SLACK
+                && witnessed.high < floor - FLOOR_SLACK
+                && apart(&found.shared, &witnessed) <= TOLERANCE;
+            (full && below).then_some(witnessed.low)
+        });
+        let Some(to) = evidence else {
+            self.below_floor = None;
+            return;
+        };
+        let (since, _) = *self.below_floor.get_or_insert((now.mono, to));
+        self.below_floor = Some((since, to));
+        if now.mono >= since + FLOOR_WAIT {
+            self.below_floor = None;
+            self.floor.set(to);
+            self.events.push_back(Event::FloorLowered { from: floor, to });
+            self.save_floor(now);
+            // The floor of rule R has changed under whoever holds it.
+            self.publish(now, true);
+        }
+    }
+
+    /// Without a usable answer for eight polls, the clock runs on by itself.
+    fn judge_silence(&mut self, now: Now) {
+        if self.holdover_at().is_some_and(|at| now.mono >= at) {
+            self.level = Level::Holdover;
+            self.rounds = 0;
+            for source in &mut self.sources {
+                source.hurry(now.mono);
+            }
+            self.witnesses.hurry(now.mono);
+        }
+    }
+
+    /// When the clock enters holdover if nothing is heard.
+    fn holdover_at(&self) -> Option<Instant> {
+        if self.level != Level::Disciplined {
+            return None;
+        }
+        let interval = self.sources.iter().map(Source::interval).max()?;
+        let patience = (interval * HOLDOVER_POLLS).max(Duration::from_secs(20));
+        self.updated.map(|at| at + patience)
+    }
+
+    /// The best evidence of the sources at this moment.
+    fn find(&self, now: Now) -> Option<Finding> {
+        let floor = self.floor.at(now.mono).0;
+        let window = Interval { low: floor - FLOOR_SLACK, high: floor + CEILING };
+        let claims: Vec<_> = self.claims(now.mono).collect();
+
+        let quorum = self.majority(&claims, window, Basis::Quorum).filter(|found| {
+            found.members.len() >= self.policy.need() && self.operators(&found.members) >= 2
+        });
+        quorum.or_else(|| self.find_lesser(&claims, window, now.mono))
+    }
+
+    /// Fewer sources than a quorum: with a witness that agrees, or a clock of one's own.
+    fn find_lesser(
+        &self,
+        claims: &[(usize, Interval)],
+        window: Interval,
+        now: Instant,
+    ) -> Option<Finding> {
+        let waited = now >= self.quorum_seen + LESSER_WAIT;
+        let witnessed: Vec<_> = claims
+            .iter()
+            .filter(|(_, claim)| matches!(self.witnesses.compare(claim, now), (1.., 0)))
+            .copied()
+            .collect();
+        let lone = self.majority(&witnessed, window, Basis::Lone);
+        if let Some(found) = lone.filter(|f| waited || f.members.len() == self.sources.len()) {
+            return Some(found);
+        }
+        let floor = self.floor.at(now).0;
+        let own: Vec<_> = claims
+            .iter()
+            .filter(|(index, claim)| {
+                self.sources[*index].spec.trust && self.witnesses.compare(claim, now).1 == 0
+            })
+            .copied()
+            .collect();
+        let near = Interval { low: floor, high: floor + YEAR };
+        self.majority(&own, near, Basis::Own).filter(|_| waited)
+    }
+
+    fn majority(
+        &self,
+        claims: &[(usize, Interval)],
+        window: Interval,
+        basis: Basis,
+    ) -> Option<Finding> {
+        let intervals: Vec<_> = claims.iter().map(|(_, claim)| *claim).collect();
+        let found = agreement(&intervals, window)?;
+        let members: Vec<_> = found.members.iter().map(|&i| claims[i].0).collect();
+        let peer = *members.iter().min_by_key(|&&index| {
+            let source = &self.sources[index];
+            (!source.spec.prefer, source.reading.map_or(Duration::MAX, |r| r.error))
+        })?;
+        Some(Finding { basis, members, claim: found.shared, peer })
+    }
+
+    /// The claims of the sources that have answered of late.
+    fn claims(&self, now: Instant) -> impl Iterator<Item = (usize, Interval)> {
+        let claims = self.sources.iter().map(move |source| source.claim(now));
+        claims.enumerate().filter_map(|(index, claim)| Some((index, claim?)))
+    }
+
+    /// How far the clock is from the peer's time, as far as all members allow that.
+    fn offset(&self, found: &Finding, now: Now) -> Nanos {
+        let said = self.sources[found.peer]
+            .reading
+            .map(|Reading { at, utc, .. }| utc + now.mono.saturating_duration_since(at));
+        let time = said.unwrap_or_else(|| found.claim.middle());
+        time.clamp(found.claim.low, found.claim.high).since(now.utc)
+    }
+
+    /// Whether sources that find the clock wrong may move it at all.
+    fn may_follow(&self, found: &Finding, now: Now) -> bool {
+        if let Some(witnessed) = self.witnesses.consensus(Standard::AboveFloor, now.mono) {
+            return apart(&found.claim, &witnessed) <= TOLERANCE;
+        }
+        match self.level {
+            // A lone witness contradicts the clock: the sources must be on its side.
+            Level::Suspect => matches!(self.witnesses.compare(&found.claim, now.mono), (1.., 0)),
+            Level::Disciplined | Level::Holdover => !self.verified,
+            Level::Cold | Level::Coarse => true,
+        }
+    }
+
+    /// Counts the rounds that demand to move a settled clock.
+    fn demanded_long_enough(&mut self, found: &Finding, off: Nanos, now: Now) -> bool {
+        if self.demand.replace(off).is_none() {
+            self.witnesses.hurry(now.mono);
+        }
+        if self.round_is_whole(found) {
+            self.round_start = now.mono;
+            self.demands = self.demands.saturating_add(1);
+        }
+        self.demands >= ROUNDS
+    }
+
+    /// Whether as many members as are needed have answered since the last round.
+    fn round_is_whole(&self, found: &Finding) -> bool {
+        let fresh = found.members.iter().filter(|&&index| {
+            self.sources[index].reading.is_some_and(|reading| reading.at > self.round_start)
+        });
+        let need = match found.basis {
+            Basis::Quorum => self.policy.need(),
+            Basis::Lone | Basis::Own | Basis::Witnesses => found.members.len().min(1),
+        };
+        fresh.count() >= need
+    }
+
+    fn set_to(&mut self, found: &Finding, now: Now) {
+        self.set(self.offset(found, now), found.basis, now);
+    }
+
+    /// Moves the clock. That grants no trust: a later round that finds it right does.
+    fn set(&mut self, by: Nanos, basis: Basis, now: Now) {
+        self.events.push_back(Event::Set { by, basis });
+        let now = Now { utc: now.utc.offset(by), ..now };
+        self.level = Level::Coarse;
+        self.own = basis == Basis::Own;
+        (self.verified, self.confirmed) = (false, false);
+        (self.rounds, self.demands, self.demand) = (0, 0, None);
+        (self.quorum_waits, self.consensus_waits) = (None, None);
+        (self.updated, self.disciplined_since, self.estimate) = (None, None, None);
+        self.round_start = now.mono;
+        self.reference_time = now.utc;
+        self.refuted.clear();
+        self.witnesses.forget_dates();
+        for source in &mut self.sources {
+            source.hurry(now.mono);
+        }
+        self.judge_witnesses(now);
+        if !self.verified {
+            self.witnesses.hurry(now.mono);
+        }
+        self.publish(now, true);
+    }
+
+    /// Gives each source its verdict.
+    fn mark(&mut self, finding: Option<&Finding>, now: Now) {
+        let witnessed = self.witnesses.consensus(Standard::AboveFloor, now.mono);
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            if source.verdict == Verdict::Denied {
+                continue;
+            }
+            let refuted = |claim| witnessed.is_some_and(|w| apart(&claim, &w) > CONTRADICTION);
+            source.verdict = match (source.claim(now.mono), finding) {
+                (None, _) => Verdict::Silent,
+                (Some(claim), _) if refuted(claim) => Verdict::Falseticker,
+                (Some(_), Some(found)) if found.members.contains(&index) => Verdict::Truechimer,
+                (Some(_), Some(_)) => Verdict::Falseticker,
+                (Some(_), None) => Verdict::Undecided,
+            };
+        }
+    }
+
+    /// How many operators' chains fail at the clock's time by their dates alone.
+    pub(super) fn refuting_operators(&self, now: Instant) -> usize {
+        let chains = self.refuted.keys().map(String::as_str);
+        chains.chain(self.witnesses.refuted_by_dates(now)).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The leap warning of the greater part of the members (RFC 5905 section 7.3).
+    fn leap(&self, found: &Finding) -> u8 {
+        let said = found.members.iter().filter_map(|&index| self.sources[index].reading);
+        let votes = said.fold([0; 4], |mut votes, reading| {
+            votes[usize::from(reading.leap & 3)] += 1;
+            votes
+        });
+        (1..=2).find(|&leap: &u8| votes[usize::from(leap)] * 2 > found.members.len()).unwrap_or(0)
+    }
+}
+
+/// How far two intervals are apart; zero if they meet.
+fn apart(a: &Interval, b: &Interval) -> Nanos {
+    a.low.since(b.high).max(b.low.since(a.high)).max(0)
+}

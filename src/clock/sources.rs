@@ -1,0 +1,312 @@
+//! The time sources: what each said last, and when it is asked again.
+
+use std::time::{Duration, Instant};
+
+use super::select::Interval;
+use super::time::{Nanos, UnixTime, nanos};
+
+/// A source, by its position in the configuration.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SourceId(pub usize);
+
+/// What the trust machine must know of a source.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SourceSpec {
+    /// Who runs it.
+    pub operator: String,
+    /// On the LAN, where asking more than once a second harms nobody.
+    pub private: bool,
+    /// The system peer while it agrees with the majority.
+    pub prefer: bool,
+    /// A clock of one's own.
+    pub trust: bool,
+}
+
+/// One answer of a source, free of the local clock: at `at` its time was `utc`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// The middle of the exchange on the monotonic clock.
+    pub at: Instant,
+    /// The source's time at that moment.
+    pub utc: UnixTime,
+    /// Root distance (RFC 5905 section 11.2): the most it can be wrong, if it is honest.
+    pub error: Duration,
+    /// Round trip to the source.
+    pub delay: Duration,
+    /// Distance from the primary reference, 1 to 15.
+    pub stratum: u8,
+    /// What identifies the source as an upstream: its IPv4 address, or a hash of its IPv6 one.
+    pub reference_id: [u8; 4],
+    /// The source's own round trip to the primary reference.
+    pub root_delay: Duration,
+    /// The source's own error bound.
+    pub root_dispersion: Duration,
+    /// Leap indicator, 0 to 2.
+    pub leap: u8,
+}
+
+/// A kiss-o'-death code (RFC 5905 section 7.4).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kiss {
+    /// The source refuses service (DENY, RSTR).
+    Deny,
+    /// Asked too often (RATE).
+    Rate,
+}
+
+/// What selection makes of a source.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It said DENY or RSTR and is not asked again.
+    Denied,
+    /// Its interval misses the majority's, or the witnesses'.
+    Falseticker,
+    /// No answer of late.
+    Silent,
+    /// It agrees with the majority (RFC 5905 section 11.2.1).
+    Truechimer,
+    /// It answers, but no majority has formed.
+    Undecided,
+}
+
+/// A silent source is asked each second or two this long, then each [`STEADY`].
+const PATIENCE: Duration = Duration::from_secs(600);
+/// The interval after the burst, until the engine asks for another.
+const STEADY: Duration = Duration::from_secs(16);
+/// Fast polls after the first answer.
+const BURST: u8 = 8;
+/// An answer that has not come by then was lost with the task that waited for it.
+const LOST: Duration = Duration::from_secs(10);
+/// The worst drift of a crystal nothing has calibrated yet.
+const DRIFT_PPM: Nanos = 100;
+
+/// A source's state.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) spec: SourceSpec,
+    pub(super) reading: Option<Reading>,
+    pub(super) verdict: Verdict,
+    /// The last eight polls, newest lowest (RFC 5905 section 9.2).
+    pub(super) reach: u8,
+    burst: u8,
+    steady: Duration,
+    floor_interval: Duration,
+    asked: Option<Instant>,
+    silent_since: Option<Instant>,
+    next: Option<Instant>,
+}
+
+impl Source {
+    pub(super) fn new(spec: SourceSpec, now: Instant) -> Self {
+        Self {
+            spec,
+            reading: None,
+            verdict: Verdict::Silent,
+            reach: 0,
+            burst: BURST,
+            steady: STEADY,
+            floor_interval: Duration::ZERO,
+            asked: None,
+            silent_since: None,
+            next: Some(now),
+        }
+    }
+
+    /// When it is to be asked; `None` once it has refused service.
+    pub(super) const fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Marks it asked at `now`; returns how long an answer is waited for.
+    pub(super) fn ask(&mut self, now: Instant) -> Duration {
+        self.asked = Some(now);
+        self.next = Some(now + LOST);
+        self.patience()
+    }
+
+    pub(super) fn answered(&mut self, reading: Reading, now: Instant) {
+        self.reach = self.reach << 1 | 1;
+        self.reading = Some(reading);
+        self.silent_since = None;
+        let interval = if self.burst > 0 {
+            self.burst -= 1;
+            self.fastest()
+        } else {
+            self.steady
+        };
+        self.schedule(interval, now);
+    }
+
+    /// `urgent`: the clock is in want of this source.
+    pub(super) fn silent(&mut self, urgent: bool, now: Instant) {
+        self.reach <<= 1;
+        let since = *self.silent_since.get_or_insert(self.asked.unwrap_or(now));
+        let retry = urgent && now.saturating_duration_since(since) < PATIENCE;
+        self.schedule(if retry { Duration::from_secs(1) } else { self.steady }, now);
+    }
+
+    pub(super) fn kissed(&mut self, kiss: Kiss, now: Instant) {
+        match kiss {
+            Kiss::Deny => {
+                self.verdict = Verdict::Denied;
+                self.reading = None;
+                self.next = None;
+            }
+            Kiss::Rate => {
+                self.floor_interval = (self.floor_interval * 2).max(self.steady * 2);
+                self.burst = 0;
+                self.schedule(self.steady, now);
+            }
+        }
+    }
+
+    /// A link, a route or the clock has changed: asks at once, and a burst again.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.next.is_none() {
+            return;
+        }
+        self.burst = BURST;
+        self.silent_since = None;
+        if self.floor_interval.is_zero() {
+            self.next = Some(now);
+        }
+    }
+
+    /// The polling interval the engine asks for.
+    pub(super) fn pace(&mut self, interval: Duration) {
+        self.steady = interval.clamp(STEADY, Duration::from_secs(1024));
+    }
+
+    /// The interval in which it claims the truth at `now`; `None` if its last answer is too old.
+    pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
+        let reading = self.reading.as_ref()?;
+        let age = now.saturating_duration_since(reading.at);
+        if age > (self.steady * 3).max(Duration::from_secs(20)) {
+            return None;
+        }
+        let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
+        Some(Interval::around(reading.utc + age, error))
+    }
+
+    /// The interval in force between two polls.
+    pub(super) fn interval(&self) -> Duration {
+        let interval = if self.burst > 0 { self.fastest() } else { self.steady };
+        interval.max(self.floor_interval)
+    }
+
+    fn fastest(&self) -> Duration {
+        Duration::from_millis(if self.spec.private { 300 } else { 1000 })
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(if self.spec.private { 950 } else { 1800 })
+    }
+
+    fn schedule(&mut self, interval: Duration, now: Instant) {
+        let from = self.asked.take().unwrap_or(now);
+        self.next = Some((from + interval.max(self.floor_interval)).max(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_source_is_asked_each_second_or_two_for_ten_minutes_then_each_16_s() {
+        let mut world = World::new(false);
+
+        let asked = world.silence_for(Duration::from_secs(600));
+        assert!((300..=601).contains(&asked), "{asked}");
+
+        let asked = world.silence_for(Duration::from_secs(160));
+        assert!((8..=12).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn an_answering_source_is_asked_eight_times_a_second_apart_then_each_16_s() {
+        let mut world = World::new(false);
+
+        let gaps: Vec<_> = (0..11).map(|_| world.answer().as_millis()).collect();
+
+        assert_eq!(gaps[0], 0);
+        assert!(gaps[1..9].iter().all(|gap| *gap == 1000), "{gaps:?}");
+        assert!(gaps[9..].iter().all(|gap| *gap == 16_000), "{gaps:?}");
+    }
+
+    #[test]
+    fn rate_slows_it_at_every_level_and_deny_ends_it() {
+        let mut world = World::new(true);
+        world.source.ask(world.now);
+        world.source.kissed(Kiss::Rate, world.now);
+        world.source.hurry(world.now);
+
+        assert!(world.answer() >= Duration::from_secs(32));
+        assert!(world.answer() >= Duration::from_secs(32));
+
+        world.source.kissed(Kiss::Deny, world.now);
+        world.source.hurry(world.now);
+        assert_eq!(world.source.next(), None);
+    }
+
+    #[test]
+    fn a_lost_task_does_not_silence_a_source_for_good() {
+        let mut world = World::new(true);
+
+        world.source.ask(world.now);
+
+        assert_eq!(world.source.next(), Some(world.now + LOST));
+    }
+
+    struct World {
+        source: Source,
+        now: Instant,
+    }
+
+    impl World {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        fn new(private: bool) -> Self {
+            let now = Instant::now();
+            let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false };
+            Self { source: Source::new(spec, now), now }
+        }
+
+        fn silence_for(&mut self, span: Duration) -> usize {
+            let end = self.now + span;
+            let mut asked = 0;
+            while let Some(next) = self.source.next().filter(|next| *next < end) {
+                self.now = self.now.max(next);
+                self.now += self.source.ask(self.now);
+                self.source.silent(true, self.now);
+                asked += 1;
+            }
+            asked
+        }
+
+        /// Asks when due, answers 10 ms later; returns how long after the last question that was.
+        fn answer(&mut self) -> Duration {
+            let before = self.now.checked_sub(Duration::from_millis(10)).unwrap();
+            let asked = self.source.next().unwrap();
+            let first = self.source.reading.is_none() && self.source.burst == BURST;
+            self.source.ask(asked);
+            self.now = asked + Duration::from_millis(10);
+            self.source.answered(reading(self.now), self.now);
+            if first { Duration::ZERO } else { asked - before }
+        }
+    }
+
+    fn reading(at: Instant) -> Reading {
+        Reading {
+            at,
+            utc: UnixTime::from_secs(1_800_000_000),
+            error: Duration::from_millis(5),
+            delay: Duration::from_millis(10),
+            stratum: 1,
+            reference_id: *b"GPS\0",
+            root_delay: Duration::ZERO,
+            root_dispersion: Duration::ZERO,
+            leap: 0,
+        }
+    }
+}

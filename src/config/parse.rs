@@ -1,0 +1,300 @@
+//! From the tree of a TOML document to a [`Config`]: every key, its default and its rules.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::config::report::Report;
+use crate::config::tree::{Notes, Places, Table, Wrong};
+use crate::config::{
+    CertificateFiles, Clock, ClockMode, Config, Control, Dns, Doh, Dot, LocalName, Log, Ntp,
+    Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
+};
+use crate::wire::Name;
+
+/// A week, the longest TTL worth keeping (RFC 8767 section 4).
+const WEEK: u32 = 604_800;
+/// The longest path a socket can be bound to (`sun_path` less its final zero).
+const MAX_SOCKET_PATH: usize = 107;
+const EMBEDDED: &str = include_str!("../../config/default.toml");
+
+impl Config {
+    /// Reads a configuration. Relative paths in it are relative to the folder of `path`.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the text, and every warning, if there is a mistake at all.
+    pub fn parse(text: &str, path: &Path) -> Result<Parsed, Report> {
+        let (document, torn) = DeTable::parse_recoverable(text);
+        let mut syntax = Report::new(path, text);
+        for error in &torn {
+            syntax.error(
+                error.span(),
+                error.message(),
+                "see https://toml.io for how TOML is written",
+            );
+        }
+        // What is read from a broken line means nothing.
+        let broken: Vec<usize> =
+            torn.iter().filter_map(|error| Some(syntax.position(&error.span()?).0)).collect();
+
+        let mut notes = Notes {
+            report: Report::new(path, text),
+            places: Places::default(),
+            torn: !torn.is_empty(),
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let config =
+            Table::root(&mut notes, document.get_ref(), |table| read_config(table, folder));
+        rules::check(&config, &mut notes);
+
+        let Notes { mut report, places, .. } = notes;
+        report.leave_out_lines(&broken);
+        report.append(syntax);
+        if report.errors() > 0 {
+            return Err(report);
+        }
+        Ok(Parsed { config, warnings: report, places })
+    }
+
+    /// The configuration that is built in: encrypted resolvers and time sources of several operators.
+    ///
+    /// # Errors
+    ///
+    /// If the text in the binary is not a configuration; a test holds that it is one.
+    pub fn embedded() -> Result<Parsed, Report> {
+        Self::parse(EMBEDDED, Path::new("built-in configuration"))
+    }
+}
+
+fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
+    let file = |text: &str| value::path(text).map(|path| folder.join(path));
+    Config {
+        state: root.table("state", |table| State {
+            directory: table
+                .text("directory", file)
+                .unwrap_or_else(|| PathBuf::from("/var/lib/firstlight")),
+        }),
+        dns: root.table("dns", read_dns),
+        dot: root.table("dot", |table| Dot { listen: listen(table, 853) }),
+        doh: root.table("doh", |table| Doh {
+            listen: listen(table, 443),
+            path: table.text("path", value::resource).unwrap_or_else(query_path),
+        }),
+        tls: root.table("tls", |table| read_tls(table, file)),
+        upstreams: root.tables("upstream", |table| read_upstream(table, file)),
+        ntp: root.table("ntp", |table| Ntp { listen: listen(table, 123) }),
+        clock: root.table("clock", |table| Clock {
+            mode: table
+                .choice("mode", &[("steer", ClockMode::Steer), ("observe", ClockMode::Observe)])
+                .unwrap_or(ClockMode::Steer),
+            quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
+            sources: table.tables("source", read_source),
+            witnesses: table.tables("witness", |table| read_witness(table, file)),
+        }),
+        control: root.table("control", |table| read_control(table, file)),
+        log: root.table("log", |table| Log {
+            json: table.choice("format", &[("text", false), ("json", true)]).unwrap_or(false),
+        }),
+        names: root.tables("name", read_name),
+    }
+}
+
+fn read_dns(table: &mut Table<'_, '_>) -> Dns {
+    Dns {
+        listen: listen(table, 53),
+        plaintext: table
+            .choice(
+                "plaintext",
+                &[
+                    ("serve", Plaintext::Serve),
+                    ("local-only", Plaintext::LocalOnly),
+                    ("refuse", Plaintext::Refuse),
+                ],
+            )
+            .unwrap_or(Plaintext::Serve),
+        max_ttl: table.number("max_ttl", 1..=WEEK).unwrap_or(86_400),
+        stale: table.number("stale", 0..=WEEK).unwrap_or(259_200),
+        cache_bytes: table
+            .number("cache_bytes", 65_536..=u32::MAX)
+            .map_or(32 * 1024 * 1024, to_usize),
+        canary: table.boolean("canary").unwrap_or(true),
+    }
+}
+
+fn read_tls(
+    table: &mut Table<'_, '_>,
+    file: impl Copy + Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Tls {
+    let name = table.text("name", value::host_name);
+    let certificate = table.text("certificate", file);
+    let key = table.text("key", file);
+    for (one, other) in [("certificate", "key"), ("key", "certificate")] {
+        if table.holds(one) && !table.holds(other) {
+            let remedy =
+                format!("add `{other} = ..`, or leave both out for a fallback certificate");
+            table.error(one, format!("`{one}` without `{other}`"), &remedy);
+        }
+    }
+    Tls {
+        name: name.unwrap_or_else(default_name),
+        files: certificate.zip(key).map(|(certificate, key)| CertificateFiles { certificate, key }),
+    }
+}
+
+fn read_upstream(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<Upstream> {
+    let name = table.required_text("name", "name = \"dns.example.net\"", value::host_name);
+    let operator = table.text("operator", value::label);
+    let addresses =
+        table.required_texts("addresses", "addresses = [\"192.0.2.1\"]", value::address);
+    let transport = table
+        .choice("transport", &[("dot", Transport::Dot), ("doh", Transport::Doh)])
+        .unwrap_or(Transport::Dot);
+    let port = table.port("port");
+    let path = table.text("path", value::resource);
+    let ca = table.text("ca", file);
+    if transport == Transport::Dot && path.is_some() {
+        let remedy = "leave `path` out, or write transport = \"doh\"";
+        table.warn("path", "`path` means nothing to DNS over TLS", remedy);
+    }
+    let name = name?;
+    Some(Upstream {
+        operator: operator.unwrap_or_else(|| value::operator_named(&name)),
+        name,
+        addresses: addresses?,
+        transport,
+        port: port.unwrap_or(match transport {
+            Transport::Dot => 853,
+            Transport::Doh => 443,
+        }),
+        path: path.unwrap_or_else(query_path),
+        ca,
+    })
+}
+
+fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
+    let address = table.required_text("address", "address = \"192.0.2.1\"", value::address);
+    let port = table.port("port").unwrap_or(123);
+    let name = table.text("name", value::host_name);
+    let operator = table.text("operator", value::label);
+    let prefer = table.boolean("prefer").unwrap_or(false);
+    let trust = table.boolean("trust").unwrap_or(false);
+    let address = address?;
+    if trust && !is_own(address) {
+        table.warn(
+            "trust",
+            format!("`trust` lets {address} set the clock alone, and it is not on your network"),
+            "trust only a clock of your own; for others, give a quorum of several operators",
+        );
+    }
+    Some(Source {
+        address: SocketAddr::new(address, port),
+        name,
+        operator: operator.unwrap_or_else(|| value::operator_of(address)),
+        prefer,
+        trust,
+    })
+}
+
+fn read_witness(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<Witness> {
+    let name = table.required_text("name", "name = \"www.example.net\"", value::host_name);
+    let operator = table.text("operator", value::label);
+    let address = table.required_text("address", "address = \"192.0.2.1\"", value::address);
+    let port = table.port("port").unwrap_or(443);
+    let path = table.text("path", value::resource);
+    let ca = table.text("ca", file);
+    let name = name?;
+    Some(Witness {
+        operator: operator.unwrap_or_else(|| value::operator_named(&name)),
+        name,
+        address: SocketAddr::new(address?, port),
+        path: path.unwrap_or_else(|| "/".to_owned()),
+        ca,
+    })
+}
+
+fn read_control(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Control {
+    let socket = table.text("socket", |text| {
+        let path = file(text)?;
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            let message = format!("`{}` is too long for a socket", path.display());
+            return Err(Wrong::new(message, format!("use at most {MAX_SOCKET_PATH} octets")));
+        }
+        Ok(path)
+    });
+    // Unlike operators, groups keep their letter case.
+    let group = table.text("group", |text| value::label(text).map(|_| text.trim().to_owned()));
+    Control { socket, group }
+}
+
+fn read_name(table: &mut Table<'_, '_>) -> Option<LocalName> {
+    let owner = table.required_text("name", "name = \"pi.home.lan\"", value::owner);
+    let addresses = table.texts("addresses", |text| {
+        text.parse::<IpAddr>().map_err(|_| {
+            let remedy = "write IP addresses here; a name goes into `cname`";
+            Wrong::new(format!("`{text}` is not an IP address"), remedy)
+        })
+    });
+    let cname = table.text("cname", value::name);
+    let txt = table.texts("txt", |text| Ok(text.to_owned()));
+    let ttl = table.number("ttl", 0..=WEEK).unwrap_or(300);
+    if table.holds("cname") && (table.holds("addresses") || table.holds("txt")) {
+        table.error(
+            "cname",
+            "a `cname` stands alone, without addresses and txt (RFC 1034 section 3.6.2)",
+            "keep either the cname or the other records",
+        );
+    }
+    if !["addresses", "cname", "txt"].iter().any(|key| table.holds(key)) {
+        table.error("name", "this name stands for nothing", "add addresses, a cname or txt");
+    }
+    let (name, wildcard) = owner?;
+    Some(LocalName {
+        name,
+        wildcard,
+        addresses: addresses.unwrap_or_default(),
+        cname,
+        txt: txt.unwrap_or_default(),
+        ttl,
+    })
+}
+
+/// `listen`, by default every address of both families at the given port.
+fn listen(table: &mut Table<'_, '_>, port: u16) -> Vec<SocketAddr> {
+    table.texts("listen", value::listener).unwrap_or_else(|| {
+        let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        both.map(|ip| SocketAddr::new(ip, port)).to_vec()
+    })
+}
+
+/// Whether an address belongs to one's own network or machine.
+fn is_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local(),
+    }
+}
+
+/// The usual path of a DoH resource (RFC 8484 section 4.1.1 uses it in its examples).
+fn query_path() -> String {
+    "/dns-query".to_owned()
+}
+
+/// A name below the domain that is set aside for homes (RFC 8375).
+fn default_name() -> Name {
+    Name::from_wire(b"\x0afirstlight\x04home\x04arpa\0").unwrap_or_else(|_| Name::root())
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,183 @@
+//! What no value can break alone: clashes, missing diversity, a quorum that cannot be kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::config::tree::Notes;
+use crate::config::{Clock, Config, Source, Transport};
+use crate::wire::Name;
+
+/// Reports what is wrong or doubtful in `config` as a whole.
+pub(super) fn check(config: &Config, notes: &mut Notes) {
+    listeners_clash(config, notes);
+    names_clash(config, notes);
+    sources_twice(&config.clock, notes);
+    // Half a configuration would only be blamed for what its mistakes took away.
+    if notes.report.errors() == 0 && !notes.torn {
+        upstreams_differ(config, notes);
+        quorum_holds(&config.clock, notes);
+        witnesses_differ(config, notes);
+    }
+}
+
+/// Two services, or one twice, at one address and port of one protocol.
+fn listeners_clash(config: &Config, notes: &mut Notes) {
+    let dns = ("dns", &config.dns.listen);
+    let tcp = [dns, ("dot", &config.dot.listen), ("doh", &config.doh.listen)];
+    let udp = [dns, ("ntp", &config.ntp.listen)];
+    let mut told = BTreeSet::new();
+    for services in [&tcp[..], &udp] {
+        let mut taken: Vec<(&str, usize, SocketAddr)> = Vec::new();
+        for (service, listen) in services {
+            for (index, address) in listen.iter().enumerate() {
+                let path = format!("{service}.listen[{index}]");
+                let clash = taken.iter().find(|(_, _, other)| overlap(*address, *other));
+                if let Some((other, at, _)) = clash
+                    && told.insert((path.clone(), format!("{other}.listen[{at}]")))
+                {
+                    let message = format!("`{address}` is taken by `{other}.listen` already");
+                    notes.report.error(
+                        notes.places.at(&path),
+                        message,
+                        "use another port or address",
+                    );
+                }
+                taken.push((service, index, *address));
+            }
+        }
+    }
+}
+
+/// Whether two sockets cannot both be bound. `[::]` is IPv6 only here.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (wildcard || a.ip() == b.ip())
+}
+
+/// A CNAME beside other data of its name (RFC 1034 section 3.6.2), or in a circle.
+fn names_clash(config: &Config, notes: &mut Notes) {
+    let mut first: BTreeMap<(&Name, bool), usize> = BTreeMap::new();
+    for (index, entry) in config.names.iter().enumerate() {
+        let Some(earlier) = first.get(&(&entry.name, entry.wildcard)) else {
+            first.insert((&entry.name, entry.wildcard), index);
+            continue;
+        };
+        let alias = entry.cname.is_some() || config.names[*earlier].cname.is_some();
+        if alias {
+            let message = format!("`{}` has a cname and is given twice", entry.name);
+            let place = notes.places.at(&format!("name[{index}].name"));
+            notes.report.error(place, message, "keep either the cname or the other entry");
+        }
+    }
+    let aliases: BTreeMap<&Name, &Name> = config
+        .names
+        .iter()
+        .filter(|entry| !entry.wildcard)
+        .filter_map(|entry| Some((&entry.name, entry.cname.as_ref()?)))
+        .collect();
+    for (index, entry) in config.names.iter().enumerate() {
+        let chain = std::iter::successors(entry.cname.as_ref(), |name| aliases.get(name).copied());
+        if chain.take(aliases.len() + 1).any(|name| *name == entry.name && !entry.wildcard) {
+            let message = format!("the cname of `{}` leads back to it", entry.name);
+            let place = notes.places.at(&format!("name[{index}].cname"));
+            notes.report.error(place, message, "let one name of the circle have addresses");
+        }
+    }
+}
+
+/// A source that is given twice would count twice in the quorum.
+fn sources_twice(clock: &Clock, notes: &mut Notes) {
+    let mut seen = BTreeSet::new();
+    for (index, source) in clock.sources.iter().enumerate() {
+        if !seen.insert(source.address) {
+            let message = format!("`{}` is a source already and would count twice", source.address);
+            let place = notes.places.at(&format!("clock.source[{index}].address"));
+            notes.report.error(place, message, "remove one of the two");
+        }
+    }
+}
+
+fn upstreams_differ(config: &Config, notes: &mut Notes) {
+    let operators: BTreeSet<_> = config.upstreams.iter().map(|up| up.operator.as_str()).collect();
+    match (operators.len(), operators.first()) {
+        (0, _) => notes.report.warn(
+            None,
+            "no [[upstream]]: only local names will be answered",
+            "add upstreams of two operators, or run without a file for the built-in ones",
+        ),
+        (1, Some(operator)) => notes.report.warn(
+            notes.places.at("upstream[0]"),
+            format!("all upstreams are run by `{operator}`: if it fails, so do names"),
+            "add an [[upstream]] of another operator",
+        ),
+        _ => {}
+    }
+}
+
+fn quorum_holds(clock: &Clock, notes: &mut Notes) {
+    let configured = clock.sources.len();
+    let need = clock.quorum.max(configured / 2 + 1);
+    let at = |path: &str| notes.places.at(path);
+    let operators = count_by_operator(&clock.sources);
+    let one_too_many =
+        operators.iter().find(|(_, count)| configured - **count < need || operators.len() < 3);
+    if configured == 0 {
+        notes.report.warn(
+            None,
+            "no [[clock.source]]: time comes from HTTPS witnesses alone, NTP stays unsynchronised",
+            "add five sources of four operators, or run without a file for the built-in ones",
+        );
+    } else if configured < clock.quorum {
+        notes.report.warn(
+            at("clock.quorum"),
+            format!("a quorum of {} can never form: sources given: {configured}", clock.quorum),
+            "add a [[clock.source]], or lower the quorum",
+        );
+    } else if let (1, Some((only, _))) = (operators.len(), operators.first_key_value()) {
+        notes.report.warn(
+            at("clock.source[0]"),
+            format!("all time sources are run by `{only}`: they are believed only with a witness"),
+            "add sources of other operators",
+        );
+    } else if configured - 1 < need {
+        notes.report.warn(
+            at("clock.quorum"),
+            format!("{need} of {configured} sources must agree: losing any one loses the quorum"),
+            "add a [[clock.source]]",
+        );
+    } else if let Some((operator, count)) = one_too_many {
+        notes.report.warn(
+            at("clock.quorum"),
+            format!(
+                "{need} of {configured} sources, of two operators, must agree: losing `{operator}` \
+                 ({count} of them) loses the quorum"
+            ),
+            "add a [[clock.source]] of another operator",
+        );
+    }
+}
+
+fn count_by_operator(sources: &[Source]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for source in sources {
+        *counts.entry(source.operator.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+fn witnesses_differ(config: &Config, notes: &mut Notes) {
+    let doh = config.upstreams.iter().filter(|upstream| upstream.transport == Transport::Doh);
+    let doh = doh.map(|upstream| upstream.operator.as_str());
+    let own = config.clock.witnesses.iter().map(|witness| witness.operator.as_str());
+    let operators: BTreeSet<_> = doh.chain(own).collect();
+    if operators.len() < 2 {
+        notes.report.warn(
+            notes.places.at("clock.witness").or(notes.places.at("clock")),
+            format!(
+                "witnesses of {} operators, of two needed: time stays unverified",
+                operators.len()
+            ),
+            "add an [[upstream]] with transport = \"doh\", or a [[clock.witness]]",
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! What a text in the configuration may mean: addresses, names, paths.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::config::tree::Wrong;
+use crate::wire::Name;
+
+/// The address of a host. Names are refused: this is what breaks the circle at boot.
+pub(super) fn address(text: &str) -> Result<IpAddr, Wrong> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        if let Ok(both) = text.parse::<SocketAddr>() {
+            let remedy =
+                format!("write \"{}\", and `port = {}` on its own line", both.ip(), both.port());
+            return Err(Wrong::new(format!("`{text}` is an address with a port"), remedy));
+        }
+        if text.parse::<Name>().is_ok() && text.contains(|c: char| c.is_ascii_alphabetic()) {
+            return Err(Wrong::new(
+                format!(
+                    "`{text}` is a name, not an IP address: a name would need DNS, DNS needs TLS, \
+                     TLS needs time"
+                ),
+                "write the IP address, like \"192.0.2.1\" or \"2001:db8::1\"",
+            ));
+        }
+        return Err(Wrong::new(
+            format!("`{text}` is not an IP address"),
+            "write an IP address, like \"192.0.2.1\" or \"2001:db8::1\"",
+        ));
+    };
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(Wrong::new(
+            format!("`{text}` is not the address of one host"),
+            "write the address of a single host",
+        ));
+    }
+    Ok(address)
+}
+
+/// An address and port to listen on.
+pub(super) fn listener(text: &str) -> Result<SocketAddr, Wrong> {
+    let example = "write address and port, like \"0.0.0.0:53\" or \"[::]:53\"";
+    let Ok(listener) = text.parse::<SocketAddr>() else {
+        let remedy = match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(v4)) => format!("add the port, like \"{v4}:53\""),
+            Ok(IpAddr::V6(v6)) => format!("add brackets and the port, like \"[{v6}]:53\""),
+            Err(_) => example.to_owned(),
+        };
+        return Err(Wrong::new(format!("`{text}` is not an address with a port"), remedy));
+    };
+    if listener.port() == 0 {
+        return Err(Wrong::new("port 0 is no port", "write a port from 1 to 65535"));
+    }
+    if listener.ip().is_multicast() {
+        return Err(Wrong::new(format!("`{text}` is a multicast address"), example));
+    }
+    Ok(listener)
+}
+
+/// The name of a host, as a certificate carries it (RFC 9525 section 6.3).
+pub(super) fn host_name(text: &str) -> Result<Name, Wrong> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(Wrong::new(
+            format!("`{text}` is an address, not a name"),
+            "write the name in the certificate, like \"dns.example.net\"",
+        ));
+    }
+    let name = name(text)?;
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text == "." || !text.chars().all(fits) {
+        return Err(Wrong::new(
+            format!("`{text}` is not the name of a host"),
+            "use letters, digits, hyphens and dots, like \"dns.example.net\"",
+        ));
+    }
+    Ok(name)
+}
+
+/// Any domain name.
+pub(super) fn name(text: &str) -> Result<Name, Wrong> {
+    text.parse().map_err(|error| {
+        Wrong::new(
+            format!("`{text}` is not a domain name: {error}"),
+            "write labels with dots between, like \"pi.home.lan\"",
+        )
+    })
+}
+
+/// The owner of local records and whether it is a wildcard (RFC 4592).
+pub(super) fn owner(text: &str) -> Result<(Name, bool), Wrong> {
+    let (base, wildcard) = text.strip_prefix("*.").map_or((text, false), |base| (base, true));
+    if base.contains('*') {
+        return Err(Wrong::new(
+            format!("`{text}`: `*` stands for names only as the whole first label"),
+            "write \"*.home.lan\"",
+        ));
+    }
+    Ok((name(base)?, wildcard))
+}
+
+/// The path of an HTTP resource (RFC 9110 section 4.1), without query and template.
+pub(super) fn resource(text: &str) -> Result<String, Wrong> {
+    if !text.starts_with('/') {
+        let message = format!("`{text}` is not the path of a resource: it does not begin with `/`");
+        return Err(Wrong::new(message, format!("write \"/{text}\"")));
+    }
+    let odd =
+        |c: char| !c.is_ascii_graphic() || matches!(c, '?' | '#' | '{' | '}' | '"' | '<' | '>');
+    if let Some(odd) = text.chars().find(|c| odd(*c)) {
+        return Err(Wrong::new(
+            format!("`{odd}` cannot stand in the path of a resource"),
+            "write the path alone, like \"/dns-query\", without `{?dns}`",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The path of a file.
+pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(Wrong::new("this is no path", "write a path, absolute or beside this file"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// A word for people: an operator, a group. Letter case is not told apart.
+pub(super) fn label(text: &str) -> Result<String, Wrong> {
+    if text.trim().is_empty() || text.chars().any(char::is_control) {
+        return Err(Wrong::new("this is no name", "write a short word"));
+    }
+    Ok(text.trim().to_lowercase())
+}
+
+/// Whom an address belongs to as far as can be told: its /16, or /32 of IPv6.
+pub(super) fn operator_of(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            format!("{a}.{b}.0.0/16")
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, ..] = v6.segments();
+            format!("{a:x}:{b:x}::/32")
+        }
+    }
+}
+
+/// Whom a name belongs to as far as can be told: its last two labels.
+pub(super) fn operator_named(name: &Name) -> String {
+    let text = name.to_string();
+    match text.rmatch_indices('.').nth(1) {
+        Some((dot, _)) => text[dot + 1..].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_guessed_from_networks_and_names() {
+        let operator = |text: &str| operator_of(text.parse().unwrap());
+        assert_eq!(operator("162.159.200.1"), "162.159.0.0/16");
+        assert_eq!(operator("2606:4700:f1::1"), "2606:4700::/32");
+
+        let operator = |text: &str| operator_named(&text.parse().unwrap());
+        assert_eq!(operator("dns.quad9.net"), "quad9.net");
+        assert_eq!(operator("dns.google"), "dns.google");
+        assert_eq!(operator("lan"), "lan");
+    }
+
+    #[test]
+    fn a_name_in_place_of_an_address_is_told_why() {
+        let wrong = address("time.cloudflare.com").unwrap_err();
+        assert!(wrong.message.contains("TLS needs time"));
+
+        assert!(address("192.0.2.1:123").unwrap_err().remedy.contains("port = 123"));
+        assert!(address("192.0.2.256").unwrap_err().message.contains("not an IP address"));
+        assert!(address("0.0.0.0").is_err());
+        assert!(address("ff02::1").is_err());
+    }
+
+    #[test]
+    fn listeners_need_a_port_and_resources_a_slash() {
+        assert_eq!(
+            listener("::").unwrap_err().remedy,
+            "add brackets and the port, like \"[::]:53\""
+        );
+        assert!(listener("0.0.0.0:0").is_err());
+        assert!(listener("[::]:53").is_ok());
+        assert_eq!(resource("dns-query").unwrap_err().remedy, "write \"/dns-query\"");
+        assert!(resource("/dns-query{?dns}").is_err());
+    }
+}

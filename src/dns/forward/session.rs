@@ -1,0 +1,442 @@
+//! One encrypted connection to an upstream, with many questions under way.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http2;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::message::{Outgoing, Reply};
+use crate::cache::ChainId;
+use crate::config::Transport;
+use crate::tls::{CertError, cert_error};
+use crate::upstream::Endpoint;
+
+/// Where a connection goes and how it is spoken on.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) endpoint: Endpoint,
+    pub(super) server_name: ServerName<'static>,
+    pub(super) transport: Transport,
+    /// Path of the query resource (DoH).
+    pub(super) path: String,
+}
+
+impl Target {
+    /// The protocols offered (RFC 7301): `dot`, or `h2`.
+    pub(super) fn alpn(&self) -> &'static [&'static [u8]] {
+        match self.transport {
+            Transport::Doh => &[b"h2"],
+            Transport::Dot => &[b"dot"],
+        }
+    }
+}
+
+/// An open connection. It closes by itself when the peer closes it, when
+/// nothing was asked for a while, and when it is dropped.
+#[derive(Debug)]
+pub(super) struct Session {
+    exchange: Exchange,
+    chain: Vec<CertificateDer<'static>>,
+    relaxed: Mutex<Option<ChainId>>,
+    line: Arc<Line>,
+    driver: AbortHandle,
+}
+
+impl Session {
+    /// Connects and shakes hands with `target` and starts the connection's
+    /// task. Whoever calls bounds the time it may take.
+    pub(super) async fn open(
+        target: &Target,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Self, ConnectError> {
+        let tcp = TcpStream::connect(target.endpoint.address).await.map_err(ConnectError::Tcp)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let stream = TlsConnector::from(tls)
+            .connect(target.server_name.clone(), tcp)
+            .await
+            .map_err(ConnectError::from_handshake)?;
+        let connection = stream.get_ref().1;
+        let chain: Vec<_> = connection
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|der| der.clone().into_owned())
+            .collect();
+        let line = Arc::new(Line::default());
+        let (exchange, driver) = match target.transport {
+            Transport::Dot => Dot::start(stream, &line),
+            Transport::Doh if connection.alpn_protocol() == Some(b"h2") => {
+                Doh::start(target, stream, &line).await?
+            }
+            Transport::Doh => return Err(ConnectError::Http("no HTTP/2 (ALPN h2)".to_owned())),
+        };
+        Ok(Self { exchange, chain, relaxed: Mutex::new(None), line, driver })
+    }
+
+    /// Asks `outgoing` and waits for its answer, which has been checked against it.
+    pub(super) async fn exchange(
+        &self,
+        outgoing: &Arc<Outgoing>,
+    ) -> Result<Vec<u8>, ExchangeError> {
+        self.line.used.fetch_add(1, Ordering::Relaxed);
+        match &self.exchange {
+            Exchange::Dot(dot) => dot.exchange(outgoing).await,
+            Exchange::Doh(doh) => doh.exchange(outgoing, &self.line).await,
+        }
+    }
+
+    /// The peer's certificates, leaf first.
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The chain's id while its dates have passed rule R alone.
+    pub(super) fn relaxed(&self) -> Option<ChainId> {
+        *locked(&self.relaxed)
+    }
+
+    pub(super) fn set_relaxed(&self, relaxed: Option<ChainId>) {
+        *locked(&self.relaxed) = relaxed;
+    }
+
+    /// How many messages have come in.
+    pub(super) fn heard(&self) -> u64 {
+        self.line.heard.load(Ordering::Relaxed)
+    }
+
+    /// Ends it at once; whatever is under way fails.
+    pub(super) fn close(&self) {
+        self.line.closed.store(true, Ordering::Release);
+        self.driver.abort();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.line.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error(transparent)]
+    Certificate(CertError),
+    #[error("HTTP: {0}")]
+    Http(String),
+    #[error("no TCP connection: {0}")]
+    Tcp(io::Error),
+    #[error("no connection within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+}
+
+impl ConnectError {
+    fn from_handshake(error: io::Error) -> Self {
+        match cert_error(&error) {
+            Some(reason) => Self::Certificate(reason.clone()),
+            None => Self::Tls(error),
+        }
+    }
+}
+
+/// Why a question got no answer on a connection.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum ExchangeError {
+    #[error("the connection closed")]
+    Closed,
+    #[error("{MAX_WAITING} questions are already waiting on the connection")]
+    Full,
+    #[error("HTTP: {0}")]
+    Http(String),
+    #[error("the answer is of no use: an error without question, or cut short")]
+    Useless,
+    #[error("the answer is to another question")]
+    Foreign,
+}
+
+/// Questions waiting on one connection at most.
+const MAX_WAITING: usize = 256;
+/// A connection on which nothing happened twice as long is closed.
+const IDLE_TICK: Duration = Duration::from_secs(15);
+/// Questions waiting to be written.
+const UNWRITTEN: usize = 64;
+
+/// What the task of a connection and its users tell each other.
+#[derive(Debug, Default)]
+struct Line {
+    closed: AtomicBool,
+    heard: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Line {
+    /// Returns when nothing was asked or heard for a while.
+    async fn idle(&self) {
+        let now = || (self.used.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed));
+        let (mut seen, mut quiet) = (now(), 0);
+        while quiet < 2 {
+            tokio::time::sleep(IDLE_TICK).await;
+            quiet = if now() == seen { quiet + 1 } else { 0 };
+            seen = now();
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Exchange {
+    Doh(Doh),
+    Dot(Dot),
+}
+
+/// DNS over TLS (RFC 7858): messages behind their lengths, answered in any order.
+#[derive(Debug)]
+struct Dot {
+    frames: mpsc::Sender<Vec<u8>>,
+    waiting: Arc<Waiting>,
+}
+
+impl Dot {
+    fn start(stream: TlsStream<TcpStream>, line: &Arc<Line>) -> (Exchange, AbortHandle) {
+        let (frames, unwritten) = mpsc::channel(UNWRITTEN);
+        let waiting = Arc::new(Waiting(Mutex::new(Some(BTreeMap::new()))));
+        let (reader, writer) = tokio::io::split(stream);
+        let (line, ours) = (Arc::clone(line), Arc::clone(&waiting));
+        let driver = tokio::spawn(async move {
+            let _end = End { line: Arc::clone(&line), waiting: Some(Arc::clone(&ours)) };
+            tokio::select! {
+                // A peer that closes or garbles is no news beyond the questions it leaves open.
+                _ = Self::read(reader, &ours, &line) => {}
+                _ = Self::write(writer, unwritten) => {}
+                () = line.idle() => {}
+            }
+        });
+        (Exchange::Dot(Self { frames, waiting }), driver.abort_handle())
+    }
+
+    async fn exchange(&self, outgoing: &Arc<Outgoing>) -> Result<Vec<u8>, ExchangeError> {
+        let (ticket, answer) = Waiting::enter(&self.waiting, outgoing)?;
+        let frame = outgoing.framed(ticket.id);
+        self.frames.send(frame).await.map_err(|_| ExchangeError::Closed)?;
+        answer.await.map_err(|_| ExchangeError::Closed)?
+    }
+
+    async fn read(
+        mut reader: ReadHalf<TlsStream<TcpStream>>,
+        waiting: &Waiting,
+        line: &Line,
+    ) -> io::Result<()> {
+        loop {
+            let len = reader.read_u16().await?;
+            let mut message = vec![0; usize::from(len)];
+            reader.read_exact(&mut message).await?;
+            line.heard.fetch_add(1, Ordering::Relaxed);
+            waiting.deliver(message);
+        }
+    }
+
+    async fn write(
+        mut writer: WriteHalf<TlsStream<TcpStream>>,
+        mut unwritten: mpsc::Receiver<Vec<u8>>,
+    ) -> io::Result<()> {
+        while let Some(mut batch) = unwritten.recv().await {
+            while let Ok(frame) = unwritten.try_recv() {
+                batch.extend_from_slice(&frame);
+            }
+            writer.write_all(&batch).await?;
+            writer.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+type Answer = Result<Vec<u8>, ExchangeError>;
+
+/// The questions under way on a connection by their ids; `None` once it is closed.
+#[derive(Debug)]
+struct Waiting(Mutex<Option<BTreeMap<u16, Waiter>>>);
+
+#[derive(Debug)]
+struct Waiter {
+    outgoing: Arc<Outgoing>,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Waiting {
+    /// Registers a question under a random free id.
+    fn enter(
+        this: &Arc<Self>,
+        outgoing: &Arc<Outgoing>,
+    ) -> Result<(Ticket, oneshot::Receiver<Answer>), ExchangeError> {
+        let mut open = locked(&this.0);
+        let waiters = open.as_mut().ok_or(ExchangeError::Closed)?;
+        if waiters.len() >= MAX_WAITING {
+            return Err(ExchangeError::Full);
+        }
+        // 255 of 65536 ids are taken at most.
+        let mut id = rand::random();
+        while waiters.contains_key(&id) {
+            id = rand::random();
+        }
+        let (answer, receiver) = oneshot::channel();
+        waiters.insert(id, Waiter { outgoing: Arc::clone(outgoing), answer });
+        Ok((Ticket { id, waiting: Arc::clone(this) }, receiver))
+    }
+
+    /// Gives `message` to whom it answers; one that answers nobody is dropped.
+    fn deliver(&self, message: Vec<u8>) {
+        let Some(&[high, low]) = message.get(..2) else { return };
+        let id = u16::from_be_bytes([high, low]);
+        let mut open = locked(&self.0);
+        let Some(waiters) = open.as_mut() else { return };
+        let Some(waiter) = waiters.get(&id) else { return };
+        let answer = match waiter.outgoing.judge(&message) {
+            Reply::Answer => Ok(message),
+            Reply::Useless => Err(ExchangeError::Useless),
+            Reply::Foreign => {
+                tracing::debug!("an upstream's answer is not to the question with its id");
+                return;
+            }
+        };
+        if let Some(waiter) = waiters.remove(&id) {
+            // Whoever asked may have left.
+            let _ = waiter.answer.send(answer);
+        }
+    }
+}
+
+/// A place among the [`Waiting`], given up when dropped.
+#[derive(Debug)]
+struct Ticket {
+    id: u16,
+    waiting: Arc<Waiting>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(waiters) = locked(&self.waiting.0).as_mut() {
+            waiters.remove(&self.id);
+        }
+    }
+}
+
+/// DNS over HTTPS (RFC 8484) on HTTP/2.
+#[derive(Debug)]
+struct Doh {
+    requests: http2::SendRequest<Full<Bytes>>,
+    places: Semaphore,
+    uri: String,
+}
+
+impl Doh {
+    async fn start(
+        target: &Target,
+        stream: TlsStream<TcpStream>,
+        line: &Arc<Line>,
+    ) -> Result<(Exchange, AbortHandle), ConnectError> {
+        let http = |error: hyper::Error| ConnectError::Http(error.to_string());
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(16 << 10)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(http)?;
+        let line = Arc::clone(line);
+        let driver = tokio::spawn(async move {
+            let _end = End { line: Arc::clone(&line), waiting: None };
+            tokio::select! {
+                _ = connection => {}
+                () = line.idle() => {}
+            }
+        });
+        let Endpoint { name, address, .. } = &target.endpoint;
+        let uri = match address.port() {
+            443 => format!("https://{name}{}", target.path),
+            port => format!("https://{name}:{port}{}", target.path),
+        };
+        let places = Semaphore::new(MAX_WAITING);
+        Ok((Exchange::Doh(Self { requests, places, uri }), driver.abort_handle()))
+    }
+
+    async fn exchange(
+        &self,
+        outgoing: &Arc<Outgoing>,
+        line: &Line,
+    ) -> Result<Vec<u8>, ExchangeError> {
+        let _place = self.places.try_acquire().map_err(|_| ExchangeError::Full)?;
+        let http = |error: &dyn std::fmt::Display| ExchangeError::Http(error.to_string());
+        // The id is 0, so that equal questions make equal requests (RFC 8484 section 4.1).
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&self.uri)
+            .header(header::CONTENT_TYPE, DNS_MESSAGE)
+            .header(header::ACCEPT, DNS_MESSAGE)
+            .body(Full::new(Bytes::from(outgoing.message(0))))
+            .map_err(|error| http(&error))?;
+        let mut requests = self.requests.clone();
+        requests.ready().await.map_err(|_| ExchangeError::Closed)?;
+        let response = requests.send_request(request).await.map_err(|error| {
+            if line.closed.load(Ordering::Acquire) || error.is_canceled() || error.is_closed() {
+                ExchangeError::Closed
+            } else {
+                http(&error)
+            }
+        })?;
+        line.heard.fetch_add(1, Ordering::Relaxed);
+        if response.status() != StatusCode::OK {
+            return Err(ExchangeError::Http(format!("status {}", response.status())));
+        }
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| !kind.as_bytes().starts_with(DNS_MESSAGE.as_bytes())) {
+            return Err(ExchangeError::Http(format!("the content is not {DNS_MESSAGE}")));
+        }
+        let body = Limited::new(response.into_body(), usize::from(u16::MAX));
+        let message = body.collect().await.map_err(|error| http(&error))?.to_bytes();
+        match outgoing.judge(&message) {
+            Reply::Answer => Ok(message.into()),
+            Reply::Useless => Err(ExchangeError::Useless),
+            Reply::Foreign => Err(ExchangeError::Foreign),
+        }
+    }
+}
+
+/// The media type of RFC 8484 section 6.
+const DNS_MESSAGE: &str = "application/dns-message";
+
+/// Dropped with a connection's task, however that ends.
+struct End {
+    line: Arc<Line>,
+    waiting: Option<Arc<Waiting>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.line.closed.store(true, Ordering::Release);
+        if let Some(waiting) = &self.waiting {
+            locked(&waiting.0).take();
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,412 @@
+//! What we serve ourselves: one certificate, swapped while connections go on.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::{OurTime, Validity, provider, validity};
+use crate::config::CertificateFiles;
+use crate::node::ports::Clock;
+
+/// The certificate of DoT, DoH and the page: the files' if they hold a pair
+/// that fits, else the fallback.
+///
+/// It is served whatever its dates: clients have clocks of their own, and ours
+/// may be the wrong one.
+#[derive(Debug)]
+pub struct CertStore {
+    served: ArcSwapOption<CertifiedKey>,
+    watched: Option<Mutex<Watched>>,
+}
+
+impl CertStore {
+    /// Serves the pair in `files`, which [`Self::poll`] follows, and
+    /// `fallback` until there has been one. The files are read at the first poll.
+    #[must_use]
+    pub fn new(files: Option<CertificateFiles>, fallback: Option<CertifiedKey>) -> Arc<Self> {
+        let watched = files
+            .map(|files| Mutex::new(Watched { files, seen: None, settled: false, own: false }));
+        Arc::new(Self { served: ArcSwapOption::new(fallback.map(Arc::new)), watched })
+    }
+
+    /// Replaces the fallback, unless a pair from files is being served.
+    pub fn set_fallback(&self, fallback: CertifiedKey) {
+        // Held to the end, so that no poll slips in between.
+        let watched =
+            self.watched.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
+        if !watched.is_some_and(|watched| watched.own) {
+            self.served.store(Some(Arc::new(fallback)));
+        }
+    }
+
+    /// Looks whether the files changed, and takes them over if they hold a pair that fits.
+    ///
+    /// A pair that does not is told once it has stood unchanged over two
+    /// calls: whoever replaces two files is done with one before the other.
+    /// The first call does not wait. Reads files: call it off the query path.
+    pub fn poll(&self) -> Option<StoreEvent> {
+        let mut watched = self.watched.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = watched.seen.is_none();
+        let stamps = watched.stamps();
+        let changed = watched.seen.replace(stamps) != Some(stamps);
+        if changed {
+            watched.settled = false;
+        } else if watched.settled {
+            return None;
+        }
+        match load(&watched.files) {
+            // Both were read between two equal looks at them.
+            Ok(key) if watched.stamps() == stamps => {
+                watched.settled = true;
+                watched.own = true;
+                let served = Served::of(&key);
+                self.served.store(Some(Arc::new(key)));
+                Some(StoreEvent::Loaded(served))
+            }
+            Ok(_) => {
+                watched.seen = None;
+                None
+            }
+            Err(error) if first || !changed => {
+                watched.settled = true;
+                Some(StoreEvent::Unfit(error))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// What clients are shown; `None` if there is no certificate at all.
+    #[must_use]
+    pub fn served(&self) -> Option<Served> {
+        self.served.load().as_deref().map(Served::of)
+    }
+
+    /// Polls every two seconds, for ever, and logs what comes of it.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            let store = Arc::clone(&self);
+            if let Ok(Some(event)) = tokio::task::spawn_blocking(move || store.poll()).await {
+                event.log();
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+}
+
+impl ResolvesServerCert for CertStore {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.served.load_full()
+    }
+}
+
+/// A server's configuration that shows what `store` holds and offers `alpn`
+/// (RFC 7301); clients that name no protocol are accepted.
+///
+/// # Errors
+///
+/// If the provider supports no TLS version or cannot make ticket keys.
+pub fn server_config(
+    store: Arc<CertStore>,
+    clock: Arc<dyn Clock>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(OurTime(clock)))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(store);
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// What [`CertStore::poll`] found.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// A pair was taken over.
+    Loaded(Served),
+    /// The files hold no pair that fits; what was served before still is.
+    Unfit(PairError),
+}
+
+impl StoreEvent {
+    /// Tells the log.
+    pub fn log(&self) {
+        match self {
+            Self::Loaded(served) => tracing::info!(
+                not_before = %served.validity.map_or_else(Default::default, |v| v.not_before),
+                not_after = %served.validity.map_or_else(Default::default, |v| v.not_after),
+                "serving the certificate from the files"
+            ),
+            Self::Unfit(error) => tracing::warn!(
+                %error,
+                "the certificate files are left alone; the certificate served before still is"
+            ),
+        }
+    }
+}
+
+/// The certificate that clients are shown.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Served {
+    /// When its chain is valid, if it can be told.
+    pub validity: Option<Validity>,
+    /// The chain as sent, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Served {
+    fn of(key: &CertifiedKey) -> Self {
+        Self { validity: validity(&key.cert), chain: key.cert.clone() }
+    }
+}
+
+/// Why a certificate and a key file cannot be served together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PairError {
+    /// The certificate file holds no chain.
+    #[error("{}: {reason}; write the whole chain as PEM, leaf first", file.display())]
+    Certificate {
+        /// The certificate file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key file holds no key.
+    #[error("{}: {reason}; write the private key as PEM, without a passphrase", file.display())]
+    Key {
+        /// The key file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key is another certificate's.
+    #[error(
+        "{} is not the key of the first certificate in {}; install the two that were issued together",
+        key.display(), certificate.display()
+    )]
+    Mismatch {
+        /// The certificate file.
+        certificate: PathBuf,
+        /// The key file.
+        key: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{}: {source}; it must exist and be readable for this user", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Between two looks at the files.
+const PERIOD: Duration = Duration::from_secs(2);
+/// A chain and its key are a few kilobytes.
+const LARGEST: u64 = 1 << 20;
+
+#[derive(Debug)]
+struct Watched {
+    files: CertificateFiles,
+    /// How the files looked at the last poll.
+    seen: Option<[Option<Stamp>; 2]>,
+    /// Nothing more is to be tried or said until they change.
+    settled: bool,
+    /// Whether a pair of theirs is being served.
+    own: bool,
+}
+
+impl Watched {
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [&self.files.certificate, &self.files.key].map(|file| Stamp::of(file))
+    }
+}
+
+/// What changes when a file is replaced or rewritten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &Path) -> Option<Self> {
+        let meta = fs::metadata(file).ok()?;
+        Some(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+}
+
+fn load(files: &CertificateFiles) -> Result<CertifiedKey, PairError> {
+    let CertificateFiles { certificate, key } = files;
+    let unfit = |reason: String| PairError::Certificate { file: certificate.clone(), reason };
+    let no_key = |reason: String| PairError::Key { file: key.clone(), reason };
+
+    let pem = read(certificate)?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unfit(format!("damaged PEM ({error:?})")))?;
+    if chain.is_empty() {
+        return Err(unfit("no certificate in it".to_owned()));
+    }
+    for (index, der) in chain.iter().enumerate() {
+        x509_parser::parse_x509_certificate(der)
+            .map_err(|error| unfit(format!("certificate {} is damaged ({error})", index + 1)))?;
+    }
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|error| no_key(format!("no private key in it ({error:?})")))?;
+
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
+        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            PairError::Mismatch { certificate: certificate.clone(), key: key.clone() }
+        } else if matches!(error, rustls::Error::InvalidCertificate(_)) {
+            unfit(error.to_string())
+        } else {
+            no_key(error.to_string())
+        }
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, PairError> {
+    let fail = |source| PairError::Read { file: file.to_owned(), source };
+    if fs::metadata(file).map_err(fail)?.len() > LARGEST {
+        return Err(fail(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")));
+    }
+    fs::read(file).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::tls::pki::{DAY, Leaf, Pki, TODAY};
+
+    #[test]
+    fn a_pair_is_served_whatever_its_dates() {
+        let (folder, pki) = (Folder::new("dates"), Pki::new());
+        let future = pki.leaf("dns.test", TODAY + DAY * 3650, TODAY + DAY * 3700);
+        folder.install(&future, &future);
+        let store = folder.store(None);
+
+        let event = store.poll();
+
+        assert!(matches!(event, Some(StoreEvent::Loaded(_))), "{event:?}");
+        assert_eq!(store.served().unwrap().chain, future.chain());
+        assert!(store.poll().is_none());
+    }
+
+    #[test]
+    fn a_renewed_pair_is_swapped_in_and_a_bad_one_is_told_once() {
+        let (folder, pki) = (Folder::new("swap"), Pki::new());
+        let [old, new] = [DAY, DAY * 2].map(|life| pki.leaf("dns.test", TODAY, TODAY + life));
+        folder.install(&old, &old);
+        let store = folder.store(None);
+        store.poll();
+
+        // One file is replaced before the other.
+        folder.install(&new, &old);
+        assert!(store.poll().is_none());
+        let told = store.poll();
+        assert!(matches!(told, Some(StoreEvent::Unfit(PairError::Mismatch { .. }))), "{told:?}");
+        assert!(store.poll().is_none());
+        assert_eq!(store.served().unwrap().chain, old.chain());
+
+        folder.install(&new, &new);
+        assert!(matches!(store.poll(), Some(StoreEvent::Loaded(_))));
+        assert_eq!(store.served().unwrap().chain, new.chain());
+    }
+
+    #[test]
+    fn a_pair_that_vanishes_or_turns_to_garbage_leaves_the_old_one() {
+        let (folder, pki) = (Folder::new("vanish"), Pki::new());
+        let leaf = pki.leaf("dns.test", TODAY, TODAY + DAY);
+        folder.install(&leaf, &leaf);
+        let store = folder.store(None);
+        store.poll();
+
+        fs::remove_file(folder.files.key.clone()).unwrap();
+        assert!(store.poll().is_none());
+        assert!(matches!(store.poll(), Some(StoreEvent::Unfit(PairError::Read { .. }))));
+        fs::write(&folder.files.certificate, "-----BEGIN CERTIFICATE-----\n%%").unwrap();
+        assert!(store.poll().is_none());
+        assert!(matches!(store.poll(), Some(StoreEvent::Unfit(PairError::Certificate { .. }))));
+
+        assert_eq!(store.served().unwrap().chain, leaf.chain());
+    }
+
+    #[test]
+    fn the_fallback_serves_until_the_files_hold_a_pair() {
+        let (folder, pki) = (Folder::new("fallback"), Pki::new());
+        let [fallback, again, real] =
+            ["a.test", "b.test", "c.test"].map(|name| pki.leaf(name, UnixTime::EPOCH, TODAY));
+        let store = folder.store(Some(fallback.certified()));
+
+        let event = store.poll();
+        assert!(matches!(event, Some(StoreEvent::Unfit(PairError::Read { .. }))), "{event:?}");
+        assert!(event.map(|event| format!("{event:?}")).unwrap().contains("fullchain.pem"));
+        store.set_fallback(again.certified());
+        assert_eq!(store.served().unwrap().chain, again.chain());
+
+        folder.install(&real, &real);
+        store.poll();
+        store.set_fallback(fallback.certified());
+        assert_eq!(store.served().unwrap().chain, real.chain());
+    }
+
+    /// Two files in a folder that goes with the test.
+    struct Folder {
+        path: PathBuf,
+        files: CertificateFiles,
+    }
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir()
+                .join(format!("firstlight-store-{test}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            let files = CertificateFiles {
+                certificate: path.join("fullchain.pem"),
+                key: path.join("privkey.pem"),
+            };
+            Self { path, files }
+        }
+
+        /// Replaces both files by renaming, as renewal tools do: the inodes differ.
+        fn install(&self, certificate: &Leaf, key: &Leaf) {
+            let place = |file: &Path, text: String| {
+                let draft = file.with_extension("draft");
+                fs::write(&draft, text).unwrap();
+                fs::rename(draft, file).unwrap();
+            };
+            place(&self.files.certificate, certificate.certificate_pem());
+            place(&self.files.key, key.key_pem());
+        }
+
+        fn store(&self, fallback: Option<CertifiedKey>) -> Arc<CertStore> {
+            CertStore::new(Some(self.files.clone()), fallback)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Writes replies into a buffer that the caller keeps.
+
+use super::{Class, Ede, Header, Malformed, Query, Rcode, Section, Type, flags, option};
+
+/// The largest UDP payload sent, and what our OPT record advertises: no fragments on any
+/// path that matters (<https://www.dnsflagday.net/2020/>).
+pub const UDP_PAYLOAD: u16 = 1232;
+
+/// A compression pointer to the question's name (RFC 1035 section 4.1.4).
+const QUESTION_POINTER: u16 = 0xc00c;
+
+/// What the OPT record of a reply says beside flags and sizes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Note<'n> {
+    /// Whole options, as they came from an upstream.
+    pub options: &'n [u8],
+    /// Our own Extended DNS Error, with a text for people.
+    pub ede: Option<(Ede, &'n str)>,
+}
+
+impl<'n> Note<'n> {
+    /// An Extended DNS Error and nothing else.
+    #[must_use]
+    pub const fn ede(code: Ede, text: &'n str) -> Self {
+        Self { options: &[], ede: Some((code, text)) }
+    }
+}
+
+/// A reply that is written record by record; [`Self::finish`] completes it.
+#[derive(Debug)]
+pub struct Reply<'o> {
+    out: &'o mut Vec<u8>,
+    header: Header,
+}
+
+impl<'o> Reply<'o> {
+    /// Begins the reply to `query`; what `out` held is replaced.
+    pub fn new(query: &Query<'_>, rcode: Rcode, out: &'o mut Vec<u8>) -> Self {
+        let kept = query.header.flags & (flags::RD | flags::CD);
+        let header = Header {
+            id: query.header.id,
+            flags: flags::QR | flags::RA | kept | (rcode.0 & 0xf),
+            counts: [1, 0, 0, 0],
+        };
+        out.clear();
+        out.extend_from_slice(&header.to_octets());
+        out.extend_from_slice(query.question);
+        Self { out, header }
+    }
+
+    /// Marks the reply as given by an authority for the name.
+    #[must_use]
+    pub const fn authoritative(mut self) -> Self {
+        self.header = self.header.with(flags::AA, true);
+        self
+    }
+
+    /// Changes the response code.
+    pub const fn set_rcode(&mut self, rcode: Rcode) {
+        self.header.flags = self.header.flags & !0xf | (rcode.0 & 0xf);
+    }
+
+    /// Appends a record of class `IN`, and returns where its data begins.
+    ///
+    /// `owner_at` is where the owner's name stands in the message, 12 being the question's.
+    /// Sections must be written in order. Data of more than 65535 octets is left out.
+    pub fn record(
+        &mut self,
+        section: Section,
+        owner_at: usize,
+        rtype: Type,
+        ttl: u32,
+        rdata: &[u8],
+    ) -> usize {
+        let owner = u16::try_from(owner_at).map_or(QUESTION_POINTER, |at| 0xc000 | at & 0x3fff);
+        if let Ok(len) = u16::try_from(rdata.len()) {
+            for word in [owner, rtype.0, Class::IN.0] {
+                self.out.extend_from_slice(&word.to_be_bytes());
+            }
+            self.out.extend_from_slice(&ttl.to_be_bytes());
+            self.out.extend_from_slice(&len.to_be_bytes());
+            self.out.extend_from_slice(rdata);
+            let count = &mut self.header.counts[1 + section as usize];
+            *count = count.saturating_add(1);
+        }
+        self.out.len() - rdata.len()
+    }
+
+    /// Completes the reply, cut to `limit` octets.
+    pub fn finish(self, query: &Query<'_>, note: Note<'_>, limit: usize) {
+        self.header.patch(self.out);
+        finish(self.out, query, note, limit);
+    }
+}
+
+/// Completes a message that ends behind its last record: appends the OPT record that answers
+/// the client's, and cuts the whole to `limit` octets.
+///
+/// What does not fit is left out as a whole: the reply keeps the question and the OPT record
+/// and has TC set, so that the client asks over TCP (RFC 2181 section 9).
+pub fn finish(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>, limit: usize) {
+    let Some(header) = Header::read(out) else { return };
+    let whole = out.len();
+    if append_opt(out, query, note) <= limit {
+        return;
+    }
+    out.truncate(whole.min(Header::LEN + query.question.len()));
+    Header { counts: [1, 0, 0, 0], ..header }.with(flags::TC, true).patch(out);
+    let question_end = out.len();
+    if append_opt(out, query, note) > limit {
+        out.truncate(question_end);
+        Header { counts: [1, 0, 0, 0], ..header }.with(flags::TC, true).patch(out);
+        append_opt(out, query, Note::default());
+    }
+}
+
+/// Writes the reply to a packet that is no question; false if there must be none.
+pub fn malformed(packet: &[u8], why: Malformed<'_>, out: &mut Vec<u8>) -> bool {
+    let (Malformed::Reply { rcode, question }, Some(asked)) = (why, Header::read(packet)) else {
+        return false;
+    };
+    let opcode_and_rd = asked.flags & (0xf << 11 | flags::RD);
+    let header = Header {
+        id: asked.id,
+        flags: flags::QR | opcode_and_rd | (rcode.0 & 0xf),
+        counts: [u16::from(!question.is_empty()), 0, 0, 0],
+    };
+    out.clear();
+    out.extend_from_slice(&header.to_octets());
+    out.extend_from_slice(question);
+    // Codes above 15 do not fit the header: the OPT record holds their upper bits.
+    if rcode.0 > 0xf {
+        push_opt(out, rcode, false, Note::default());
+    }
+    true
+}
+
+/// Appends the OPT record if the client sent one; returns the message's length.
+fn append_opt(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>) -> usize {
+    if let Some(edns) = query.edns {
+        push_opt(out, Rcode::NOERROR, edns.dnssec_ok, note);
+    }
+    out.len()
+}
+
+fn push_opt(out: &mut Vec<u8>, rcode: Rcode, dnssec_ok: bool, note: Note<'_>) {
+    let [_, extended] = (rcode.0 >> 4).to_be_bytes();
+    let [_, t1] = Type::OPT.0.to_be_bytes();
+    let [s0, s1] = UDP_PAYLOAD.to_be_bytes();
+    let high = u8::from(dnssec_ok) << 7;
+    out.extend_from_slice(&[0, 0, t1, s0, s1, extended, 0, high, 0, 0, 0]);
+    let options_at = out.len();
+    out.extend_from_slice(note.options);
+    if let Some((code, text)) = note.ede {
+        push_ede(out, code, text);
+    }
+    let len = u16::try_from(out.len() - options_at).unwrap_or_else(|_| {
+        out.truncate(options_at);
+        0
+    });
+    out[options_at - 2..options_at].copy_from_slice(&len.to_be_bytes());
+    if let Some(header) = Header::read(out) {
+        let [questions, answers, authorities, additionals] = header.counts;
+        let counts = [questions, answers, authorities, additionals.saturating_add(1)];
+        Header { counts, ..header }.patch(out);
+    }
+}
+
+/// Appends an Extended DNS Error option (RFC 8914 section 2).
+pub(crate) fn push_ede(out: &mut Vec<u8>, code: Ede, text: &str) {
+    const TEXT_MAX: u16 = 256;
+    let mut end = text.len().min(usize::from(TEXT_MAX));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let text = &text.as_bytes()[..end];
+    let len = u16::try_from(text.len()).unwrap_or(TEXT_MAX) + 2;
+    for word in [option::EDE, len, code.code()] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(text);
+}

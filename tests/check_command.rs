@@ -1,0 +1,156 @@
+//! `firstlight check`, as a person runs it.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Upstreams, witnesses and sources against which nothing is to be said.
+const SOUND: &str = include_str!("../config/default.toml");
+
+#[test]
+fn a_sound_configuration_exits_with_0_and_one_line() {
+    let folder = Folder::fresh();
+    let file = folder.write("f.toml", format!("{}{SOUND}", folder.quiet()));
+
+    let (code, sum, report) = check(&["--config", file.to_str().unwrap()]);
+
+    assert_eq!(report, "");
+    assert_eq!(sum, format!("{}: 0 errors, 0 warnings\n", file.display()));
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn mistakes_exit_with_2_and_are_told_on_standard_error() {
+    let folder = Folder::fresh();
+    let file = folder.write("f.toml", "[dns]\nlistn = []\n[clock]\nquorum = -1\n");
+
+    let (code, sum, report) = check(&["--config", file.to_str().unwrap()]);
+
+    assert_eq!(code, 2);
+    assert!(sum.ends_with("2 errors, 0 warnings\n"), "{sum}");
+    assert!(report.contains(&format!("--> {}:2:1\n", file.display())), "{report}");
+    assert!(report.contains("did you mean `listen`?"), "{report}");
+    assert!(report.contains(":4:10\n"), "{report}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let (code, _, report) = check(&["--config", "/nowhere/firstlight.toml"]);
+
+    assert_eq!(code, 2);
+    assert!(report.contains("cannot read /nowhere/firstlight.toml"), "{report}");
+}
+
+#[test]
+fn a_file_that_is_no_text_is_a_mistake_with_a_place() {
+    let folder = Folder::fresh();
+    let file = folder.write("f.toml", b"[dns]\ncanary = \xff\n");
+
+    let (code, _, report) = check(&["--config", file.to_str().unwrap()]);
+
+    assert_eq!(code, 2);
+    assert!(report.contains("f.toml:2:10") && report.contains("not UTF-8"), "{report}");
+}
+
+#[test]
+fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
+    let folder = Folder::fresh();
+    let (tcp, udp) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    folder.write("empty.pem", "");
+    folder.write("state", "a file where a directory should be");
+    let text = format!(
+        "[state]\ndirectory = \"state\"\n\
+         [dns]\nlisten = []\n\
+         [dot]\nlisten = [\"{}\"]\n\
+         [doh]\nlisten = [\"192.0.2.77:8443\"]\n\
+         [ntp]\nlisten = [\"{}\"]\n\
+         [tls]\ncertificate = \"gone.pem\"\nkey = \"k.pem\"\n\
+         [control]\ngroup = \"no-such-group\"\n\
+         [[clock.witness]]\nname = \"w.example.org\"\naddress = \"192.0.2.1\"\nca = \"empty.pem\"\n{SOUND}",
+        tcp.local_addr().unwrap(),
+        udp.local_addr().unwrap(),
+    );
+    let file = folder.write("f.toml", &text);
+
+    let (code, sum, report) = check(&["--config", file.to_str().unwrap()]);
+
+    for (place, message) in [
+        (":2:13\n", "not a directory"),
+        (":6:11\n", "cannot listen on TCP 127.0.0.1:"),
+        (":8:11\n", "no interface has this address"),
+        (":10:11\n", "cannot listen on UDP 127.0.0.1:"),
+        (":12:15\n", "gone.pem: No such file"),
+        (":15:9\n", "no group `no-such-group`"),
+        (":19:6\n", "empty.pem holds no certificate"),
+    ] {
+        assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
+    }
+    assert!(sum.ends_with("0 errors, 7 warnings\n"), "{sum}{report}");
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn a_certificate_must_fit_its_key_and_carry_the_name() {
+    let folder = Folder::fresh();
+    let pair = rcgen::generate_simple_self_signed(["dns.home.lan".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["dns.home.lan".to_owned()]).unwrap();
+    folder.write("chain.pem", pair.cert.pem());
+    folder.write("key.pem", pair.signing_key.serialize_pem());
+    folder.write("other.pem", other.signing_key.serialize_pem());
+    folder.write("garbage.pem", "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n");
+    let check_pair = |name: &str, key: &str| {
+        let quiet = folder.quiet();
+        let tls =
+            format!("[tls]\nname = \"{name}\"\ncertificate = \"chain.pem\"\nkey = \"{key}\"\n");
+        let file = folder.write("f.toml", format!("{quiet}{tls}{SOUND}"));
+        check(&["--config", file.to_str().unwrap()]).2
+    };
+
+    assert_eq!(check_pair("dns.home.lan", "key.pem"), "");
+    assert!(check_pair("dns.home.lan", "other.pem").contains("is not the key of"));
+    assert!(check_pair("dns.home.lan", "garbage.pem").contains("holds no private key"));
+    assert!(check_pair("ns.home.lan", "key.pem").contains("does not carry the name `ns.home.lan`"));
+}
+
+fn check(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_firstlight"));
+    let output = command.arg("check").args(arguments).output().unwrap();
+    let text = |octets| String::from_utf8(octets).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A folder below the system's temporary one, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn fresh() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("firstlight-check-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Settings that ask nothing of the machine the test runs on.
+    fn quiet(&self) -> String {
+        let listen = ["dns", "dot", "doh", "ntp"].map(|name| format!("[{name}]\nlisten = []\n"));
+        format!("[state]\ndirectory = \"{}\"\n{}", self.0.display(), listen.concat())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}

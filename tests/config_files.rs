@@ -1,0 +1,405 @@
+//! The configuration files that are shipped, and what a person sees who mistypes one.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use firstlight::config::{ClockMode, Config, Parsed, Report, Severity};
+use proptest::prelude::*;
+
+const COMMENTED: &str = include_str!("../config/firstlight.toml");
+
+/// Ten lines, each with one mistake of its own.
+const TEN_MISTAKES: &str = r#"# Written late at night.
+[state]
+directory = 7
+[dns]
+listn = ["0.0.0.0:53"]
+plaintext = "serv"
+max_ttl = 0
+[doh]
+path = "dns-query"
+[tls]
+certificate = "fullchain.pem"
+[[upstream]]
+name = "dns.quad9.net"
+addresses = ["9.9.9.9", "ö", "dns.quad9.net"]
+[clock]
+quorum = 0 # é
+[[clock.source]]
+adress = "162.159.200.1"
+"#;
+
+/// The keys that are promised to stay.
+const AGREED: &str = r#"
+[state]
+directory = "/var/lib/firstlight"
+[dns]
+listen = ["0.0.0.0:53", "[::]:53"]
+plaintext = "serve"
+[dot]
+listen = ["0.0.0.0:853"]
+[doh]
+listen = ["0.0.0.0:443"]
+path = "/dns-query"
+[tls]
+name = "dns.home.lan"
+certificate = "fullchain.pem"
+key = "privkey.pem"
+[[upstream]]
+name = "dns.quad9.net"
+operator = "quad9"
+addresses = ["9.9.9.9", "149.112.112.112"]
+transport = "dot"
+port = 853
+ca = "extra-root.pem"
+[ntp]
+listen = ["0.0.0.0:123", "[::]:123"]
+[clock]
+mode = "steer"
+quorum = 3
+[[clock.source]]
+address = "162.159.200.1"
+operator = "cloudflare"
+prefer = false
+trust = false
+[[clock.witness]]
+name = "dns.google"
+operator = "google"
+address = "8.8.8.8"
+port = 443
+path = "/"
+ca = "extra-root.pem"
+[control]
+socket = "/run/firstlight/control.sock"
+[[name]]
+name = "pi.home.lan"
+addresses = ["10.77.0.2"]
+"#;
+
+#[test]
+fn ten_mistakes_give_ten_messages_at_their_places() {
+    let report = refuse(TEN_MISTAKES);
+
+    let found: Vec<_> = report
+        .problems()
+        .iter()
+        .map(|problem| {
+            let (line, column) = report.position(problem.span.as_ref().unwrap());
+            (line, column, problem.message.as_str(), problem.remedy.as_str())
+        })
+        .collect();
+    for (found, expected) in found.iter().zip([
+        (3, 13, "`directory` is a whole number", "in double quotes"),
+        (5, 1, "unknown key `listn` in `dns`", "did you mean `listen`?"),
+        (6, 13, "`serv` is no value of `plaintext`", "did you mean `serve`?"),
+        (7, 11, "`dns.max_ttl` is out of range", "from 1 to 604800"),
+        (9, 8, "does not begin with `/`", "write \"/dns-query\""),
+        (11, 15, "`certificate` without `key`", "add `key"),
+        (14, 25, "`ö` is not an IP address", "192.0.2.1"),
+        (14, 30, "DNS needs TLS, TLS needs time", "192.0.2.1"),
+        (16, 10, "`clock.quorum` is out of range", "from 1 to 64"),
+        (18, 1, "unknown key `adress` in `clock.source`", "did you mean `address`?"),
+    ]) {
+        assert_eq!((found.0, found.1), (expected.0, expected.1), "{}", found.2);
+        assert!(found.2.contains(expected.2), "{} / {}", found.2, expected.2);
+        assert!(found.3.contains(expected.3), "{} / {}", found.3, expected.3);
+    }
+    assert_eq!(found.len(), 10, "{report}");
+}
+
+#[test]
+fn a_message_shows_the_line_and_marks_the_place() {
+    let report = refuse("[clock]\n[[clock.source]]\n  address = \"time.nist.gov\" # why not?\n");
+
+    assert_eq!(
+        report.to_string(),
+        "error: `time.nist.gov` is a name, not an IP address: a name would need DNS, DNS needs \
+         TLS, TLS needs time
+  --> /etc/firstlight/firstlight.toml:3:13
+ 3 |   address = \"time.nist.gov\" # why not?
+   |             ^^^^^^^^^^^^^^^
+   = help: write the IP address, like \"192.0.2.1\" or \"2001:db8::1\"
+"
+    );
+}
+
+#[test]
+fn every_syntax_error_is_reported_beside_the_other_mistakes() {
+    let report =
+        refuse("[dns]\nlisten = [\"0.0.0.0:53\"\ncanary = treu\n[ntp]\nlisten = 5\n[log\n");
+
+    let lines: Vec<_> = report
+        .problems()
+        .iter()
+        .map(|problem| report.position(problem.span.as_ref().unwrap()).0)
+        .collect();
+    assert!(lines.contains(&3) && lines.contains(&5) && lines.contains(&6), "{report}");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_mistakes() {
+    for (text, position, message) in [
+        ("[tls]\nkey = \"k.pem\"", (2, 7), "`key` without `certificate`"),
+        ("[dot]\nlisten = [\"[::]:443\"]", (0, 0), "is taken by `dot.listen` already"),
+        ("[ntp]\nlisten = [\"10.0.0.1:53\"]", (2, 11), "is taken by `dns.listen` already"),
+        ("[dot]\nlisten = [\"0.0.0.0:0\"]", (2, 11), "port 0"),
+        ("[[name]]\nname = \"a.lan\"\ncname = \"b.lan\"\ntxt = [\"x\"]", (3, 9), "stands alone"),
+        ("[[name]]\nname = \"a.lan\"", (2, 8), "stands for nothing"),
+        (
+            "[[name]]\nname = \"a.lan\"\ncname = \"b.lan\"\n[[name]]\nname = \"A.lan.\"\n\
+             addresses = [\"10.0.0.1\"]",
+            (5, 8),
+            "given twice",
+        ),
+        (
+            "[[name]]\nname = \"a.lan\"\ncname = \"b.lan\"\n[[name]]\nname = \"b.lan\"\n\
+             cname = \"a.lan\"",
+            (3, 9),
+            "leads back",
+        ),
+        (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\n[[clock.source]]\naddress = \"192.0.2.1\"",
+            (4, 11),
+            "count twice",
+        ),
+        ("[[upstream]]\nname = \"d.example\"\naddresses = []", (3, 13), "`addresses` is empty"),
+        ("[[clock.source]]\nport = 1", (1, 1), "`clock.source` without `address`"),
+        ("[upstream]\nname = \"d.example\"", (1, 1), "not a list of tables"),
+    ] {
+        let report = refuse(text);
+        let found = report.problems().iter().find(|problem| problem.message.contains(message));
+        let found = found.unwrap_or_else(|| panic!("no `{message}` in\n{report}"));
+        let place = found.span.as_ref().map_or((0, 0), |span| report.position(span));
+        assert_eq!(place, position, "{report}");
+        assert_eq!(found.severity, Severity::Error);
+    }
+}
+
+#[test]
+fn doubts_are_warnings_and_the_configuration_is_used() {
+    let source = |n: u8, operator: &str| {
+        format!("[[clock.source]]\naddress = \"192.0.2.{n}\"\noperator = \"{operator}\"\n")
+    };
+    let sources = |operators: &[&str]| -> String {
+        (1..).zip(operators).map(|(n, operator)| source(n, operator)).collect()
+    };
+    for (text, message) in [
+        (String::new(), "only local names"),
+        (String::new(), "no [[clock.source]]"),
+        (String::new(), "witnesses of 0 operators"),
+        (sources(&["a", "b"]), "a quorum of 3 can never form: sources given: 2"),
+        (sources(&["a", "a", "a", "a"]), "all time sources are run by `a`"),
+        (sources(&["a", "b", "c"]), "losing any one loses the quorum"),
+        (sources(&["a", "a", "b", "c"]), "losing `a` (2 of them)"),
+        (sources(&["a", "b", "a", "b", "a", "b"]), "losing `a` (3 of them)"),
+        (
+            "[[upstream]]\nname = \"d.example.net\"\naddresses = [\"192.0.2.1\"]".to_owned(),
+            "all upstreams are run by `example.net`",
+        ),
+        (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\ntrust = true".to_owned(),
+            "set the clock alone",
+        ),
+    ] {
+        let warnings = accept(&text).warnings;
+        assert_eq!(warnings.errors(), 0);
+        assert!(warnings.to_string().contains(message), "no `{message}` in\n{warnings}");
+    }
+    let quorum = accept(&sources(&["a", "b", "c", "d", "e"])).warnings.to_string();
+    assert!(!quorum.contains("quorum"), "{quorum}");
+}
+
+#[test]
+fn relative_paths_lie_beside_the_file_and_operators_are_guessed() {
+    let config = accept(
+        "[state]\ndirectory = \"state\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"/keys/k.pem\"\n\
+         [[upstream]]\nname = \"dns.quad9.net\"\naddresses = [\"9.9.9.9\"]\nca = \"../root.pem\"\n\
+         [[clock.source]]\naddress = \"162.159.200.1\"\n",
+    )
+    .config;
+
+    let files = config.tls.files.unwrap();
+    assert_eq!(config.state.directory, Path::new("/etc/firstlight/state"));
+    assert_eq!(files.certificate, Path::new("/etc/firstlight/c.pem"));
+    assert_eq!(files.key, Path::new("/keys/k.pem"));
+    assert_eq!(config.upstreams[0].ca.as_deref(), Some(Path::new("/etc/firstlight/../root.pem")));
+    assert_eq!(config.upstreams[0].operator, "quad9.net");
+    assert_eq!(config.upstreams[0].port, 853);
+    assert_eq!(config.clock.sources[0].operator, "162.159.0.0/16");
+    assert_eq!(config.clock.sources[0].address.port(), 123);
+}
+
+#[test]
+fn a_text_with_every_agreed_key_is_understood() {
+    let config = accept(AGREED).config;
+
+    assert_eq!(config.tls.name.to_string(), "dns.home.lan");
+    assert_eq!(config.upstreams[0].addresses.len(), 2);
+    assert_eq!(config.clock.witnesses[0].address.to_string(), "8.8.8.8:443");
+    assert_eq!(config.names[0].addresses, ["10.77.0.2".parse::<IpAddr>().unwrap()]);
+    assert_eq!(config.control.socket.unwrap(), Path::new("/run/firstlight/control.sock"));
+}
+
+#[test]
+fn the_shipped_files_have_neither_mistakes_nor_doubts() {
+    let embedded = Config::embedded().unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(embedded.warnings.to_string(), "");
+    assert_eq!(accept(COMMENTED).warnings.to_string(), "");
+    assert_eq!(accept(&uncommented()).warnings.to_string(), "");
+}
+
+#[test]
+fn the_built_in_sources_survive_the_loss_of_any_operator() {
+    let config = Config::embedded().unwrap().config;
+
+    let operators = |of: &[&str]| {
+        let mut of = of.to_vec();
+        of.sort_unstable();
+        of.dedup();
+        of.len()
+    };
+    let sources: Vec<_> = config.clock.sources.iter().map(|s| s.operator.as_str()).collect();
+    let upstreams: Vec<_> = config.upstreams.iter().map(|u| u.operator.as_str()).collect();
+    assert!(sources.len() >= 5 && operators(&sources) >= 4, "{sources:?}");
+    assert!(operators(&upstreams) >= 3, "{upstreams:?}");
+}
+
+#[test]
+fn the_commented_file_shows_every_key_with_its_true_default() {
+    let shown = accept(&uncommented()).config;
+    let bare = accept("").config;
+
+    assert_eq!(shown.state, bare.state);
+    assert_eq!(shown.dns, bare.dns);
+    assert_eq!(shown.dot, bare.dot);
+    assert_eq!(shown.doh, bare.doh);
+    assert_eq!(shown.ntp, bare.ntp);
+    assert_eq!(shown.log, bare.log);
+    assert_eq!(shown.tls.name, bare.tls.name);
+    assert_eq!(shown.clock.mode, ClockMode::Steer);
+    assert_eq!(shown.clock.quorum, bare.clock.quorum);
+    for key in [
+        "directory",
+        "listen",
+        "plaintext",
+        "max_ttl",
+        "stale",
+        "cache_bytes",
+        "canary",
+        "path",
+        "name",
+        "certificate",
+        "key",
+        "operator",
+        "addresses",
+        "transport",
+        "port",
+        "ca",
+        "mode",
+        "quorum",
+        "address",
+        "prefer",
+        "trust",
+        "socket",
+        "group",
+        "format",
+        "cname",
+        "txt",
+        "ttl",
+    ] {
+        assert!(uncommented().contains(&format!("\n{key} = ")), "`{key}` is not shown");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "\\PC*") {
+        read(&text);
+    }
+
+    #[test]
+    fn no_mixture_of_toml_makes_the_reader_panic(
+        pieces in proptest::collection::vec(0..PIECES.len(), 0..40)
+    ) {
+        let text: String = pieces.iter().map(|piece| PIECES[*piece]).collect();
+        read(&text);
+    }
+
+    #[test]
+    fn no_damage_to_the_commented_file_makes_the_reader_panic(
+        at in 0..COMMENTED.len(), to in any::<char>()
+    ) {
+        let mut text: Vec<char> = uncommented().chars().collect();
+        let at = at % text.len();
+        text[at] = to;
+        read(&text.iter().collect::<String>());
+    }
+}
+
+const PIECES: &[&str] = &[
+    "\n",
+    "\r\n",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "=",
+    ".",
+    "\"",
+    "'",
+    "'''",
+    "#",
+    "{",
+    "}",
+    ",",
+    " ",
+    "dns",
+    "clock",
+    "source",
+    "upstream",
+    "name",
+    "listen",
+    "address",
+    "quorum",
+    "\\u00",
+    "1",
+    "-1",
+    "0x",
+    "9999999999999999999999",
+    "1.5",
+    "true",
+    "1979-05-27",
+    "\"ö\"",
+    "\"9.9.9.9\"",
+    "é",
+    "\u{feff}",
+];
+
+fn read(text: &str) {
+    match Config::parse(text, Path::new("f.toml")) {
+        Ok(parsed) => drop(parsed.warnings.to_string()),
+        Err(report) => assert!(!report.to_string().is_empty()),
+    }
+}
+
+/// The commented file with every setting switched on: `#key = ..`, where prose begins `# `.
+fn uncommented() -> String {
+    COMMENTED
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
+fn accept(text: &str) -> Parsed {
+    Config::parse(text, Path::new("/etc/firstlight/firstlight.toml"))
+        .unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn refuse(text: &str) -> Report {
+    Config::parse(text, Path::new("/etc/firstlight/firstlight.toml")).unwrap_err()
+}
