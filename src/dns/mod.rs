@@ -1,6 +1,7 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
 mod forward;
+pub mod listen;
 
 use std::fmt::Debug;
 use std::future::Future;

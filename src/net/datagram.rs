@@ -235,12 +235,12 @@ impl<A: Address> Headers<A> {
                 }
                 _ => None,
             };
-        for first in 0..BATCH {
+        for first in 0..received.len().min(BATCH) {
             let Some((leader, _)) = ready(first, &done) else { continue };
             let mut slices = [[IoSlice::new(&[])]; BATCH];
             let mut to = [None; BATCH];
             let mut len = 0;
-            for slot in first..BATCH {
+            for slot in first..received.len().min(BATCH) {
                 let Some((peer, reply)) = ready(slot, &done) else { continue };
                 if peer.local == leader.local && peer.interface == leader.interface {
                     done[slot] = true;

@@ -136,11 +136,13 @@ struct Place<G> {
     open: BTreeMap<SocketAddr, (SocketAddr, G)>,
     /// The error code of each address that was refused.
     refused: BTreeMap<SocketAddr, i32>,
+    /// Whether it is a wildcard of which somebody else has a part.
+    parted: bool,
 }
 
 impl<G> Default for Place<G> {
     fn default() -> Self {
-        Self { open: BTreeMap::new(), refused: BTreeMap::new() }
+        Self { open: BTreeMap::new(), refused: BTreeMap::new(), parted: false }
     }
 }
 
@@ -179,6 +181,7 @@ impl<L: Listen> Shared<L> {
             match self.listen.listen(wanted) {
                 Ok(served) => {
                     place.refused.clear();
+                    place.parted = false;
                     return self.opened(wanted, place, served);
                 }
                 Err(error)
@@ -187,7 +190,15 @@ impl<L: Listen> Shared<L> {
                 {
                     return self.refuse(wanted, place, &error);
                 }
-                Err(_) => {}
+                Err(_) if place.parted => {}
+                Err(_) => {
+                    place.parted = true;
+                    tracing::info!(
+                        service = self.listen.service(),
+                        address = %wanted,
+                        "another program has a part of this port; opening every free address"
+                    );
+                }
             }
         }
         let present = match bind::local_addresses(wanted) {

@@ -1,0 +1,54 @@
+//! DNS over UDP (RFC 1035 section 4.2.1): answered on the receiving thread where that can be.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{Quick, Shared, count};
+use crate::dns::{Client, Protocol};
+use crate::net::{Datagram, Handler, Socket};
+
+/// Answers datagrams.
+#[derive(Debug)]
+pub(super) struct Udp {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+impl Udp {
+    pub(super) fn new(shared: Arc<Shared>, runtime: Handle) -> Self {
+        Self { shared, runtime }
+    }
+
+    /// Has the question answered elsewhere; the answer goes out by `socket`, from the address asked.
+    fn defer(&self, datagram: Datagram<'_>, client: Client, socket: &Arc<Socket>) {
+        let Some(room) = self.shared.room(datagram.payload.len()) else { return };
+        let (shared, socket) = (Arc::clone(&self.shared), Arc::clone(socket));
+        let (query, peer) = (datagram.payload.to_vec(), *datagram.peer);
+        self.runtime.spawn(async move {
+            if let Ok(answer) = shared.ask(query, client).await
+                && let Err(error) = socket.send(&answer, &peer)
+            {
+                tracing::debug!(client = %client.address, %error, "answer not sent");
+            }
+            drop(room);
+        });
+    }
+}
+
+impl Handler for Udp {
+    fn handle(&self, datagram: Datagram<'_>, socket: &Arc<Socket>, reply: &mut Vec<u8>) {
+        let client = Client { address: datagram.peer.address, protocol: Protocol::Udp };
+        match self.shared.answer.quick(datagram.payload, &client, reply) {
+            Quick::Reply => {}
+            Quick::Drop => {
+                reply.clear();
+                count(&self.shared.counters.dropped);
+            }
+            Quick::Slow => {
+                reply.clear();
+                self.defer(datagram, client, socket);
+            }
+        }
+    }
+}
