@@ -51,7 +51,7 @@ impl Forwarder {
         upstreams: &[config::Upstream],
         client: Client,
         trust: TimeTrust,
-    ) -> (Self, mpsc::Receiver<Event>) {
+    ) -> (Self, mpsc::Receiver<ForwardEvent>) {
         let slots: Vec<_> = upstreams
             .iter()
             .flat_map(targets)
@@ -102,6 +102,9 @@ impl Forwarder {
         for (slot, tls) in shared.slots.iter().zip(&generation.slots) {
             if let Err(error) = slot.rejudge(&tls.verifier) {
                 log_closed(&slot.target.endpoint, &error);
+                if let CertError::Dates(facts) = &error {
+                    shared.contradict(slot.id, facts);
+                }
                 failed.push(Refused { endpoint: slot.id, error });
             }
         }
@@ -142,7 +145,7 @@ impl Forward for Forwarder {
 
 /// What the forwarder learns of endpoints. When nobody keeps up, the newest are lost.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub enum ForwardEvent {
     /// The clock's time lies outside the dates of a chain that passes rule R:
     /// evidence against the clock, or against the certificate.
     Contradiction {
@@ -207,7 +210,7 @@ struct Shared {
     plan: ArcSwap<Plan>,
     places: Semaphore,
     client: Client,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<ForwardEvent>,
 }
 
 /// How every endpoint is verified while trust in the clock stays what it is.
@@ -299,7 +302,7 @@ impl Shared {
             format!("{name} at {address} ({operator}): {reason}")
         };
         let failed = |reason: String| {
-            self.report(Event::Outcome { endpoint, outcome: Outcome::Failed });
+            self.report(ForwardEvent::Outcome { endpoint, outcome: Outcome::Failed });
             told(reason)
         };
         let clock = self.client.clock();
@@ -311,7 +314,7 @@ impl Shared {
             match timeout(ANSWER, session.exchange(&outgoing)).await {
                 Ok(Ok(answer)) => {
                     let latency = clock.mono().saturating_duration_since(begun);
-                    self.report(Event::Outcome {
+                    self.report(ForwardEvent::Outcome {
                         endpoint,
                         outcome: Outcome::Answered { latency },
                     });
@@ -352,7 +355,16 @@ impl Shared {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&self, event: Event) {
+    /// Reports that the clock and a chain contradict each other, unless the
+    /// chain is out of order whatever the clock says.
+    fn contradict(&self, endpoint: EndpointId, facts: &DateFacts) {
+        if facts.passes_rule_r {
+            let facts = Box::new(facts.clone());
+            self.report(ForwardEvent::Contradiction { endpoint, facts });
+        }
+    }
+
+    fn report(&self, event: ForwardEvent) {
         if self.events.try_send(event).is_err() {
             tracing::debug!("a report on an upstream is lost: nobody reads them");
         }

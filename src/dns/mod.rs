@@ -10,7 +10,7 @@ use std::pin::Pin;
 
 use crate::cache::ChainId;
 
-pub use forward::{Event, Forwarder, Refused, Settled};
+pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
 
 /// How a question reached us.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

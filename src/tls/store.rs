@@ -294,9 +294,13 @@ fn read(file: &Path) -> Result<Vec<u8>, PairError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
     use super::*;
-    use crate::clock::UnixTime;
-    use crate::tls::pki::{DAY, Leaf, Pki, TODAY};
+    use crate::clock::{CertDates, UnixTime};
+    use crate::tls::pki::{DAY, FakeClock, Leaf, Pki, TODAY, trust};
+    use crate::tls::{Client, Roots};
 
     #[test]
     fn a_pair_is_served_whatever_its_dates() {
@@ -368,6 +372,56 @@ mod tests {
         store.poll();
         store.set_fallback(fallback.certified());
         assert_eq!(store.served().unwrap().chain, real.chain());
+    }
+
+    #[tokio::test]
+    async fn open_connections_outlive_a_swap_and_the_next_sees_the_other_certificate() {
+        let (folder, pki) = (Folder::new("handshake"), Pki::new());
+        let [old, new] = [DAY, DAY * 2].map(|life| pki.leaf("dns.test", TODAY, TODAY + life));
+        folder.install(&old, &old);
+        let store = folder.store(None);
+        store.poll();
+        let config =
+            server_config(Arc::clone(&store), FakeClock::at(UnixTime::EPOCH), &[b"dot"]).unwrap();
+
+        let (mut first, seen) = shake_hands(&config, &pki.roots(), &[b"dot"]).await.unwrap();
+        assert_eq!(seen, old.chain());
+        folder.install(&new, &new);
+        store.poll();
+        let (_, seen) = shake_hands(&config, &pki.roots(), &[]).await.unwrap();
+        assert_eq!(seen, new.chain());
+
+        first.write_all(b"still here").await.unwrap();
+        let mut echoed = [0; 10];
+        first.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"still here");
+        assert!(shake_hands(&config, &pki.roots(), &[b"h2"]).await.is_err());
+    }
+
+    trait Stream: AsyncRead + AsyncWrite + Unpin {}
+    impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+    /// Connects to an echo server with `config`; the connection, and the chain it was shown.
+    async fn shake_hands(
+        config: &Arc<ServerConfig>,
+        roots: &Roots,
+        alpn: &[&[u8]],
+    ) -> io::Result<(Box<dyn Stream>, Vec<CertificateDer<'static>>)> {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let acceptor = TlsAcceptor::from(Arc::clone(config));
+        tokio::spawn(async move {
+            if let Ok(stream) = acceptor.accept(far).await {
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            }
+        });
+        let client = Client::new(FakeClock::at(TODAY)).unwrap();
+        let verifier = client.verifier(roots.clone(), trust(CertDates::Strict));
+        let connector = TlsConnector::from(client.config(&verifier, alpn));
+        let stream = connector.connect("dns.test".try_into().unwrap(), near).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap();
+        let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        Ok((Box::new(stream), chain))
     }
 
     /// Two files in a folder that goes with the test.

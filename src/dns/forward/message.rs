@@ -27,7 +27,7 @@ impl Outgoing {
         let id = [*wire.first()?, *wire.get(1)?];
         let query = wire.get(2)? & QR == 0 && counts(&wire)?[0] == 1;
         let question_end = skip_name(&wire, HEADER)? + 4;
-        if !query || question_end > wire.len() {
+        if !query || question_end > wire.len() || wire.len() > usize::from(u16::MAX) {
             return None;
         }
         pad(&mut wire, question_end);
@@ -41,7 +41,7 @@ impl Outgoing {
 
     /// The message, with `id`, behind its length (RFC 1035 section 4.2.2).
     pub(super) fn framed(&self, id: u16) -> Vec<u8> {
-        // A query that was longer was left as it came; it came with such a length.
+        // It fits: longer messages were refused, and none was padded beyond.
         let len = u16::try_from(self.wire.len()).unwrap_or(u16::MAX);
         let mut frame = Vec::with_capacity(2 + self.wire.len());
         frame.extend_from_slice(&len.to_be_bytes());

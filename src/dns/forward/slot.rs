@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::session::{ConnectError, Session, Target};
-use super::{Event, Shared};
+use super::{ForwardEvent, Shared};
 use crate::clock::TimeTrust;
 use crate::tls::{CertError, Client, Roots, Verdict, Verifier};
 use crate::upstream::EndpointId;
@@ -122,10 +122,8 @@ impl Slot {
         let phase = match opened.and_then(|session| self.admit(session, &shared)) {
             Ok(session) => Phase::Open(Arc::new(session)),
             Err(error) => {
-                if let ConnectError::Certificate(CertError::Dates(facts)) = &error
-                    && facts.passes_rule_r
-                {
-                    shared.report(Event::Contradiction { endpoint: self.id, facts: facts.clone() });
+                if let ConnectError::Certificate(CertError::Dates(facts)) = &error {
+                    shared.contradict(self.id, facts);
                 }
                 tracing::debug!(
                     upstream = self.target.endpoint.name,
@@ -152,10 +150,10 @@ impl Slot {
             session.set_relaxed(Some(shared.remember(self.id, session.chain())));
             relaxed_only = objection.is_some();
             if let Some(facts) = objection {
-                shared.report(Event::Contradiction { endpoint: self.id, facts });
+                shared.contradict(self.id, &facts);
             }
         }
-        shared.report(Event::Verdict { endpoint: self.id, relaxed_only });
+        shared.report(ForwardEvent::Verdict { endpoint: self.id, relaxed_only });
         Ok(session)
     }
 

@@ -127,15 +127,21 @@ async fn resumption_never_carries_trust_from_one_generation_to_another() {
 #[tokio::test]
 async fn a_resumed_session_s_chain_is_judged_like_any_other() {
     let lab = Lab::new("resume-expired");
-    let server = lab.dot(&lab.pki.leaf(NAME, TODAY - DAY, TODAY + DAY), echo).await;
+    // It expires sooner than the ticket.
+    let server = lab.dot(&lab.pki.leaf(NAME, TODAY - DAY, TODAY + DAY / 24), echo).await;
     lab.clock.set(TODAY);
     let (forwarder, _) = lab.forwarder(&[&server], CertDates::Strict);
     ask_only(&forwarder, 0).await.unwrap();
 
-    lab.clock.set(TODAY + DAY * 2);
+    lab.clock.set(TODAY + DAY / 12);
     forwarder.path_changed();
     let error = ask_only(&forwarder, 0).await.unwrap_err();
 
+    // The client was done first.
+    while server.connections() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.last_handshake(), HandshakeKind::Resumed);
     assert!(error.to_string().contains("expired"), "{error}");
 }
 
@@ -198,7 +204,7 @@ async fn a_silent_operator_is_raced_by_another_and_found_out() {
     assert!(lab.clock_mono() - begun < Duration::from_millis(900));
     let failed = async {
         while let Some(event) = events.recv().await {
-            if let Event::Outcome { endpoint: EndpointId(0), outcome } = event {
+            if let ForwardEvent::Outcome { endpoint: EndpointId(0), outcome } = event {
                 return outcome;
             }
         }
@@ -252,7 +258,10 @@ async fn a_connection_closed_while_idle_costs_no_answer() {
     }
 
     while let Ok(event) = events.try_recv() {
-        assert!(!matches!(event, Event::Outcome { outcome: Outcome::Failed, .. }), "{event:?}");
+        assert!(
+            !matches!(event, ForwardEvent::Outcome { outcome: Outcome::Failed, .. }),
+            "{event:?}"
+        );
     }
 }
 
@@ -264,7 +273,8 @@ async fn a_clock_forged_into_the_future_is_reported_with_the_dates() {
     let (forwarder, mut events) = lab.forwarder(&[&server], CertDates::Strict);
 
     assert!(ask_only(&forwarder, 0).await.is_err());
-    let Some(Event::Contradiction { endpoint: EndpointId(0), facts }) = events.recv().await else {
+    let Some(ForwardEvent::Contradiction { endpoint: EndpointId(0), facts }) = events.recv().await
+    else {
         panic!("no evidence")
     };
     assert_eq!(facts.at, TODAY + DAY * 3650);
@@ -288,8 +298,8 @@ async fn at_a_coarse_time_relaxed_answers_are_used_only_when_there_are_no_others
 
     assert_eq!(both.relaxed, None);
     assert!(alone.relaxed.is_some());
-    let Some(Event::Contradiction { .. }) = events.recv().await else { panic!() };
-    let verdict = Event::Verdict { endpoint: EndpointId(0), relaxed_only: true };
+    let Some(ForwardEvent::Contradiction { .. }) = events.recv().await else { panic!() };
+    let verdict = ForwardEvent::Verdict { endpoint: EndpointId(0), relaxed_only: true };
     assert_eq!(events.recv().await, Some(verdict));
 }
 
@@ -386,7 +396,7 @@ impl Lab {
         &self,
         servers: &[&Server],
         dates: CertDates,
-    ) -> (Forwarder, mpsc::Receiver<Event>) {
+    ) -> (Forwarder, mpsc::Receiver<ForwardEvent>) {
         self.make("/dns-query", servers, dates)
     }
 
@@ -399,7 +409,7 @@ impl Lab {
         path: &str,
         servers: &[&Server],
         dates: CertDates,
-    ) -> (Forwarder, mpsc::Receiver<Event>) {
+    ) -> (Forwarder, mpsc::Receiver<ForwardEvent>) {
         let upstream = |(index, server): (usize, &&Server)| config::Upstream {
             name: NAME.parse().unwrap(),
             operator: format!("operator {index}"),
