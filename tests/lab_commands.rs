@@ -93,7 +93,7 @@ impl House {
         let tls = Tls { dot: present(ALPN_DOT), doh: present(ALPN_DOH) };
 
         let runtime = Runtime::new().unwrap();
-        let answer: Arc<dyn Answer> = Arc::new(Zone::new());
+        let answer: Arc<dyn Answer> = Arc::<Zone>::default();
         let places = (&config).into();
         let listeners = Listeners::open(&places, answer, tls, Limits::default(), runtime.handle());
         let status = NtpStatus {

@@ -5,7 +5,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
-use super::operator::PATH;
 use super::{Endpoints, OPERATORS, WITNESS_NAMES, World, name_of};
 use crate::config::Transport;
 
@@ -51,70 +50,55 @@ mode = "observe"
     ))
 }
 
-/// See [`World::config`].
-pub(super) fn config(world: &World, folder: &Path) -> io::Result<String> {
-    fs::write(folder.join(AUTHORITY), world.authority_pem())?;
-    let Endpoints { dot, doh, witnesses, sources } = world.endpoints();
-    let [alder, birch, witnessing @ ..] = OPERATORS;
+impl World {
+    /// A configuration of firstlight for this world, to be kept in `folder`: its paths
+    /// are relative to it, and the world's authority is written there. Services are on
+    /// ports of 127.0.0.1 that are free at this moment; the machine's clock is left alone.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written, or no port is free.
+    pub fn config(&self, folder: &Path) -> io::Result<String> {
+        fs::write(folder.join(AUTHORITY), self.authority.pem())?;
+        let Endpoints { dot, doh, witnesses, sources } = self.endpoints();
+        let [alder, birch, witnessing @ ..] = OPERATORS;
 
-    let mut text = household()?;
-    text += &upstream(alder, Transport::Dot, dot);
-    text += &upstream(birch, Transport::Doh, doh);
-    for ((operator, name), address) in witnessing.iter().zip(WITNESS_NAMES).zip(witnesses) {
-        text += &witness(operator, name, address);
+        let mut text = household()?;
+        text += &upstream(alder, Transport::Dot, dot);
+        text += &upstream(birch, Transport::Doh, doh);
+        for ((operator, name), address) in witnessing.iter().zip(WITNESS_NAMES).zip(witnesses) {
+            text += &(at("clock.witness", operator, address) + &certificate(name));
+        }
+        for (operator, address) in OPERATORS.iter().zip(sources) {
+            text += &at("clock.source", operator, address);
+        }
+        Ok(text)
     }
-    for (operator, address) in OPERATORS.iter().zip(sources) {
-        text += &source(operator, address);
-    }
-    Ok(text)
 }
 
 /// The file with the world's authority.
 const AUTHORITY: &str = "world-ca.pem";
 
 fn upstream(operator: &str, transport: Transport, address: SocketAddr) -> String {
-    let (name, ip, port) = (name_of(transport), address.ip(), address.port());
-    let how = match transport {
-        Transport::Doh => format!("transport = \"doh\"\npath = \"{PATH}\""),
-        Transport::Dot => "transport = \"dot\"".to_owned(),
+    let word = match transport {
+        Transport::Doh => "doh",
+        Transport::Dot => "dot",
     };
-    format!(
-        r#"
-[[upstream]]
-name = "{name}"
-operator = "{operator}"
-addresses = ["{ip}"]
-port = {port}
-ca = "{AUTHORITY}"
-{how}
-"#
-    )
+    let how = format!("transport = \"{word}\"\naddresses = [\"{}\"]", address.ip());
+    entry("upstream", operator, address, &how) + &certificate(name_of(transport))
 }
 
-fn witness(operator: &str, name: &str, address: SocketAddr) -> String {
-    let (ip, port) = (address.ip(), address.port());
-    format!(
-        r#"
-[[clock.witness]]
-name = "{name}"
-operator = "{operator}"
-address = "{ip}"
-port = {port}
-ca = "{AUTHORITY}"
-"#
-    )
+/// An entry of one address.
+fn at(table: &str, operator: &str, address: SocketAddr) -> String {
+    entry(table, operator, address, &format!("address = \"{}\"", address.ip()))
 }
 
-fn source(operator: &str, address: SocketAddr) -> String {
-    let (ip, port) = (address.ip(), address.port());
-    format!(
-        r#"
-[[clock.source]]
-operator = "{operator}"
-address = "{ip}"
-port = {port}
-"#
-    )
+fn entry(table: &str, operator: &str, address: SocketAddr, how: &str) -> String {
+    format!("\n[[{table}]]\noperator = \"{operator}\"\n{how}\nport = {}\n", address.port())
+}
+
+fn certificate(name: &str) -> String {
+    format!("name = \"{name}\"\nca = \"{AUTHORITY}\"\n")
 }
 
 /// Ports of 127.0.0.1 that nobody has, over UDP or TCP, and no two the same.
@@ -125,9 +109,8 @@ fn free_ports() -> io::Result<[u16; 4]> {
 }
 
 fn free_port() -> io::Result<(u16, UdpSocket, TcpListener)> {
-    const ATTEMPTS: usize = 64;
     let mut last = io::ErrorKind::AddrInUse.into();
-    for _ in 0..ATTEMPTS {
+    for _attempt in 0..64 {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = udp.local_addr()?.port();
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {

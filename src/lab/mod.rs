@@ -23,7 +23,6 @@ mod witness;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,23 +94,6 @@ impl World {
         }
     }
 
-    /// The certificate that everybody in the world is signed with, as PEM.
-    #[must_use]
-    pub fn authority_pem(&self) -> String {
-        self.authority.pem()
-    }
-
-    /// A configuration of firstlight for this world, to be kept in `folder`: its paths
-    /// are relative to it, and the world's authority is written there. Services are on
-    /// ports of 127.0.0.1 that are free at this moment; the machine's clock is left alone.
-    ///
-    /// # Errors
-    ///
-    /// If the folder cannot be written, or no port is free.
-    pub fn config(&self, folder: &Path) -> io::Result<String> {
-        household::config(self, folder)
-    }
-
     /// Lets a source answer nobody: 0 to 3, in order of the operators.
     ///
     /// # Panics
@@ -133,15 +115,6 @@ impl World {
     /// Lets the operator of `transport` answer no question; its port stays open.
     pub fn silence_operator(&self, transport: Transport) {
         self.operator(transport).zone.silence(true);
-    }
-
-    /// Lets a witness answer nobody: 0 or 1.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such witness.
-    pub fn silence_witness(&self, index: usize) {
-        self.witnesses[index].silence(true);
     }
 
     /// Lets everybody fall silent, as if the uplink were cut.

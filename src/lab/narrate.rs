@@ -1,7 +1,7 @@
 //! The commands that query each of firstlight's services, to be typed as they are printed.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::Config;
@@ -35,27 +35,27 @@ pub fn commands(config: &Config, files: &Files<'_>) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut step = |shows, command| steps.push(Step { shows, command });
 
-    if let Some((kdig, _)) = reached(&config.dns.listen).map(kdig) {
+    if let Some(kdig) = reached(&config.dns.listen).map(kdig) {
         if let Some(local) = config.names.iter().find(|local| !local.wildcard) {
             step("a name of your own, over UDP", format!("{kdig} {}", local.name));
         }
         step("DNS over UDP", format!("{kdig} {NAME}"));
         step("DNS over TCP", format!("{kdig} +tcp {NAME}"));
     }
-    if let Some((kdig, _)) = reached(&config.dot.listen).map(kdig) {
+    if let Some(kdig) = reached(&config.dot.listen).map(kdig) {
         let verified = format!("+tls-ca={authority} +tls-hostname={name}");
         step("DNS over TLS", format!("{kdig} {verified} {NAME}"));
     }
-    if let Some((kdig, address)) = reached(&config.doh.listen).map(kdig) {
+    if let Some(address) = reached(&config.doh.listen) {
+        let kdig = kdig(address);
         let verified = format!("+tls-ca={authority} +tls-hostname={name} +https={name}{path}");
         step("DNS over HTTPS, GET", format!("{kdig} {verified} +https-get {NAME}"));
         step("DNS over HTTPS, POST", format!("{kdig} {verified} {NAME}"));
-        let (ip, port) = (bracketed(address.ip()), address.port());
         step(
             "DNS over HTTPS by curl; the answer ends with the address",
             format!(
-                "curl -sS --cacert {authority} --resolve {name}:{port}:{ip} \
-                 'https://{name}:{port}{path}?dns={QUESTION}' | tail -c 4 | od -A n -t u1"
+                "curl -sS --cacert {authority} --connect-to ::{address} \
+                 'https://{name}{path}?dns={QUESTION}' | tail -c 4 | od -A n -t u1"
             ),
         );
     }
@@ -96,16 +96,9 @@ fn reached(listen: &[SocketAddr]) -> Option<SocketAddr> {
     Some(address)
 }
 
-/// The beginning of a kdig command to `address`, and the address.
-fn kdig(address: SocketAddr) -> (String, SocketAddr) {
-    (format!("kdig @{} -p {}", address.ip(), address.port()), address)
-}
-
-fn bracketed(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
-    }
+/// The beginning of a kdig command to `address`.
+fn kdig(address: SocketAddr) -> String {
+    format!("kdig @{} -p {}", address.ip(), address.port())
 }
 
 /// A path as one word of a shell's command.

@@ -46,7 +46,7 @@ impl Operator {
             Transport::Doh => places.doh.push(address),
             Transport::Dot => places.dot.push(address),
         }
-        let zone = Arc::new(Zone::new());
+        let zone = Arc::<Zone>::default();
         let answer: Arc<dyn Answer> = Arc::<Zone>::clone(&zone);
         let listeners = Listeners::open(&places, answer, tls, Limits::default(), runtime);
         if let Some(refused) = listeners.refused().pop() {
@@ -58,8 +58,8 @@ impl Operator {
     }
 }
 
-/// Where the DoH operator answers.
-pub(super) const PATH: &str = "/dns-query";
+/// Where the DoH operator answers: the default of `[[upstream]]`.
+const PATH: &str = "/dns-query";
 
 /// All that the world's resolvers know: `example.com` and whatever is below it. No other name exists.
 #[derive(Debug)]
@@ -69,23 +69,6 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// The zone, answering.
-    #[must_use]
-    pub fn new() -> Self {
-        let entry = |wildcard| {
-            Some(Entry {
-                name: "example.com".parse().ok()?,
-                wildcard,
-                addresses: vec![Self::V4.into(), Self::V6.into()],
-                cname: None,
-                txt: vec!["from the small world of firstlight".to_owned()],
-                ttl: TTL,
-            })
-        };
-        let entries: Vec<_> = [entry(false), entry(true)].into_iter().flatten().collect();
-        Self { names: Names::new(&entries, false), silent: AtomicBool::new(false) }
-    }
-
     /// The IPv4 address of every name in it.
     pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
     /// The IPv6 address of every name in it.
@@ -111,7 +94,18 @@ impl Zone {
 
 impl Default for Zone {
     fn default() -> Self {
-        Self::new()
+        let entry = |wildcard| {
+            Some(Entry {
+                name: "example.com".parse().ok()?,
+                wildcard,
+                addresses: vec![Self::V4.into(), Self::V6.into()],
+                cname: None,
+                txt: vec!["from the small world of firstlight".to_owned()],
+                ttl: TTL,
+            })
+        };
+        let entries: Vec<_> = [false, true].into_iter().filter_map(entry).collect();
+        Self { names: Names::new(&entries, false), silent: AtomicBool::new(false) }
     }
 }
 
@@ -139,13 +133,6 @@ const TTL: u32 = 300;
 /// The longest DNS message: streams cut nothing.
 const WHOLE: usize = 65_535;
 
-/// MNAME and RNAME are the root; serial 1, then refresh, retry, expire and the negative TTL
+/// MNAME and RNAME are the root; serial 1, refresh, retry and expire zero, negative TTL a minute
 /// (RFC 1035 section 3.3.13).
-const ROOT_SOA: [u8; 22] = [
-    0, 0, //
-    0, 0, 0, 1, //
-    0, 0, 7, 8, //
-    0, 0, 3, 132, //
-    0, 9, 58, 128, //
-    0, 0, 0, 60,
-];
+const ROOT_SOA: [u8; 22] = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60];

@@ -1,8 +1,8 @@
 //! The authority that signs for everybody in the world.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
@@ -20,7 +20,6 @@ pub(super) struct Authority {
 impl Authority {
     pub(super) fn new() -> Result<Self, WorldError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name("the small world's authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.not_before = date_time_ymd(1970, 1, 1);
@@ -39,7 +38,6 @@ impl Authority {
             date_time_ymd(1970, 1, 1) + magnitude(time.max(UnixTime::EPOCH).since(UnixTime::EPOCH))
         };
         let mut params = CertificateParams::new([name.to_owned()])?;
-        params.distinguished_name = common_name(name);
         params.not_before = at(validity.not_before);
         params.not_after = at(validity.not_after);
         let key = KeyPair::generate()?;
@@ -47,10 +45,4 @@ impl Authority {
         let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         Ok(CertifiedKey::from_der(vec![leaf.der().clone()], secret, &provider())?)
     }
-}
-
-fn common_name(text: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, text);
-    name
 }
