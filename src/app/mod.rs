@@ -1,1 +1,173 @@
-//! The composition root.
+//! The composition root: wires the edges to the node, supervises, nothing else.
+
+mod boot;
+mod control;
+mod keep;
+mod logging;
+mod services;
+mod steward;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use self::boot::Boot;
+use self::control::Desk;
+use self::services::Services;
+use self::steward::{Message, Steward};
+use crate::admin;
+use crate::host::link::Links;
+use crate::host::notify;
+use crate::host::signal::{Signal, Signals};
+
+/// Messages waiting for the steward at most; what does not fit is lost, and asked again.
+const MAILBOX: usize = 1024;
+/// Answers under way at a stop are waited for so long.
+const GRACE: Duration = Duration::from_secs(4);
+/// A part that panicked is started again after this pause.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration; the usual places without it.
+    pub config: Option<PathBuf>,
+    /// Where the clock starts, whatever the machine's clock shows (`firstlight try`).
+    pub start: Option<crate::clock::UnixTime>,
+}
+
+/// Runs the daemon until it is told to stop.
+#[must_use]
+pub fn run(options: &Options) -> ExitCode {
+    let boot = match Boot::new(options) {
+        Ok(boot) => boot,
+        Err(refusal) => {
+            eprintln!("{refusal}");
+            return ExitCode::from(2);
+        }
+    };
+    logging::start(boot.config.log.json);
+    boot.tell();
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "the system gives no threads or descriptors; nothing can be served");
+            return ExitCode::from(1);
+        }
+    };
+    runtime.block_on(serve(Arc::new(boot), options.clone()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ExitCode::SUCCESS
+}
+
+async fn serve(boot: Arc<Boot>, options: Options) {
+    let (services, reports) = Services::open(&boot);
+    let services = Arc::new(services);
+    let (sender, mailbox) = mpsc::channel(MAILBOX);
+    services::pass_on(reports, sender.clone());
+    notify::ready();
+
+    let desk = Arc::new(Desk::new(sender.clone()));
+    let control = tokio::spawn(control::listen(Arc::clone(&boot), desk));
+    let links = tokio::spawn(watch_links(sender.clone()));
+    let steward =
+        tokio::spawn(supervise(boot, Arc::clone(&services), options, mailbox, sender.clone()));
+
+    obey_signals(&sender).await;
+
+    notify::stopping();
+    info!("stopping: answers under way are sent");
+    let drained = services.drain(GRACE).await;
+    if !drained {
+        warn!(seconds = GRACE.as_secs(), "some answers were not found in time");
+    }
+    let _ = sender.send(Message::Stop).await;
+    let _ = tokio::time::timeout(GRACE, steward).await;
+    control.abort();
+    links.abort();
+}
+
+/// Runs the steward; a panic costs what it held in memory, not the service.
+async fn supervise(
+    boot: Arc<Boot>,
+    services: Arc<Services>,
+    options: Options,
+    mailbox: mpsc::Receiver<Message>,
+    sender: mpsc::Sender<Message>,
+) {
+    let mailbox = Arc::new(tokio::sync::Mutex::new(mailbox));
+    let mut panics = 0;
+    loop {
+        let steward = Steward::new(
+            Arc::clone(&boot),
+            Arc::clone(&services),
+            options.config.clone(),
+            sender.clone(),
+            panics,
+        );
+        let mailbox = Arc::clone(&mailbox);
+        let run = tokio::spawn(async move { steward.run(&mut *mailbox.lock().await).await });
+        match run.await {
+            Ok(()) => return,
+            Err(fault) => {
+                panics += 1;
+                error!(%fault, panics, "the node's task failed and is started again; names are served all the same");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn obey_signals(sender: &mpsc::Sender<Message>) {
+    let mut signals = match Signals::open() {
+        Ok(signals) => signals,
+        Err(error) => {
+            warn!(%error, "signals are not heard: stop with SIGKILL, reload by `firstlight reload`");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        match signals.next().await {
+            Signal::Reload => {
+                let _ = sender.send(Message::Reload(None)).await;
+            }
+            Signal::Stop => return,
+        }
+    }
+}
+
+async fn watch_links(sender: mpsc::Sender<Message>) {
+    let mut links = match Links::open() {
+        Ok(links) => links,
+        Err(error) => {
+            warn!(%error, "changes of links and routes are not seen; upstreams and sources are asked on time all the same");
+            return;
+        }
+    };
+    loop {
+        match links.changed().await {
+            Ok(change) => {
+                info!(gained = ?change.gained, lost = ?change.lost, "addresses or routes changed");
+                let _ = sender.send(Message::PathChanged).await;
+            }
+            Err(error) => {
+                warn!(%error, "the watch over links failed and goes on");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether a socket path can serve as the folder of what must not outlive the boot.
+pub(crate) fn runtime_folder(config: &crate::config::Config) -> PathBuf {
+    let socket = admin::path_to_serve(config);
+    socket.parent().map_or_else(|| config.state.directory.clone(), PathBuf::from)
+}

@@ -36,6 +36,17 @@ pub enum Ttl {
     Fixed(u32),
 }
 
+impl Ttl {
+    /// What is left of a time to live.
+    #[must_use]
+    pub const fn of(self, ttl: u32) -> u32 {
+        match self {
+            Self::Aged(age) => ttl.saturating_sub(age),
+            Self::Fixed(secs) => secs,
+        }
+    }
+}
+
 /// Why an upstream's message is no answer to a question.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -156,12 +167,6 @@ impl Answer {
         self.octets.len()
     }
 
-    /// Whether it was cut by the upstream.
-    #[must_use]
-    pub fn is_truncated(&self) -> bool {
-        Header::read(&self.octets).is_some_and(|header| header.has(flags::TC))
-    }
-
     /// Writes the answer for the client who asked `query`, cut to `limit` octets, with `ede`
     /// beside what the upstream said; what `out` held is replaced.
     pub fn write(
@@ -178,11 +183,7 @@ impl Answer {
             let Some(field) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>) else {
                 continue;
             };
-            *field = match ttl {
-                Ttl::Aged(age) => u32::from_be_bytes(*field).saturating_sub(age),
-                Ttl::Fixed(secs) => secs,
-            }
-            .to_be_bytes();
+            *field = ttl.of(u32::from_be_bytes(*field)).to_be_bytes();
         }
         if let Some(header) = Header::read(out) {
             // A stale answer's signatures may have run out: it is not passed on as validated.
@@ -202,7 +203,9 @@ impl Answer {
         finish(out, query, Note { options: self.options(), ede }, limit);
     }
 
-    fn options(&self) -> &[u8] {
+    /// What the upstream said beside the answer: EDE options, whole (RFC 8914).
+    #[must_use]
+    pub fn options(&self) -> &[u8] {
         let start = usize::from(self.message_len);
         self.octets.get(start..start + usize::from(self.options_len)).unwrap_or_default()
     }

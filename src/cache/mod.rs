@@ -80,8 +80,10 @@ pub enum Lookup {
     Stale {
         /// The answer.
         answer: Arc<Answer>,
-        /// A refresh failed a moment ago; another attempt would most likely be a wait for nothing.
+        /// A refresh failed not long ago: to wait for another would most likely be in vain.
         held: bool,
+        /// The one caller who is told so should refresh it all the same, behind this answer.
+        refresh: bool,
     },
 }
 
@@ -136,8 +138,8 @@ impl Cache {
 
     /// Keeps an answer for its lifetime. Returns whether it was kept.
     ///
-    /// A failure never replaces an answer (RFC 9520); it holds off the next refresh of one that
-    /// may be given out stale. A relaxed answer of an earlier `era` is not kept: its chain has
+    /// A failure never replaces an answer (RFC 9520) that may still be given out; it is noted
+    /// there as by [`Self::hold`]. A relaxed answer of an earlier `era` is not kept: its chain has
     /// been judged already.
     pub fn insert(
         &self,
@@ -154,6 +156,12 @@ impl Cache {
             return false;
         }
         shard.insert(hash, key, answer, provenance, self.stale(), now)
+    }
+
+    /// Notes that no fresh answer came in time, which for the stale one counts as a failure.
+    pub fn hold(&self, key: &Key<'_>, now: Instant) {
+        let hash = self.hash(key);
+        self.shard(hash).hold(hash, key, now);
     }
 
     /// Judges what came through relaxed chains: answers of those that `passed` become strict,

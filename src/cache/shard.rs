@@ -18,8 +18,12 @@ use super::{Answer, ChainId, Key, Lookup, Provenance, Settled, Stats};
 /// What an entry costs beside its answer's octets: slot, index, queue, shared answer.
 const OVERHEAD: usize = 200;
 
-/// How long a failed refresh keeps the next one away (RFC 8767 section 5, failure recheck timer).
-const HOLD: Duration = Duration::from_secs(5);
+/// For how long after a failed refresh nobody waits for another (RFC 8767 section 5, failure
+/// recheck timer).
+const HOLD: Duration = Duration::from_secs(30);
+
+/// How long after a failed refresh the next one may begin behind a stale answer.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Uses beyond this many do not count.
 const HITS_MAX: u8 = 3;
@@ -47,7 +51,8 @@ pub(super) struct Entry {
     provenance: Provenance,
     hash: u64,
     stored: Instant,
-    held_until: Option<Instant>,
+    /// When a refresh last failed or was too slow.
+    failed: Option<Instant>,
     flags: u8,
     hits: u8,
     in_main: bool,
@@ -83,10 +88,12 @@ impl Shard {
         };
         let age = now.saturating_duration_since(entry.stored);
         let answer = Arc::clone(&entry.answer);
-        let held = entry.held_until.is_some_and(|until| now < until);
+        let failed_for = entry.failed.map(|at| now.saturating_duration_since(at));
+        let held = failed_for.is_some_and(|since| since < HOLD);
+        let retry = !entry.refreshing && failed_for.is_none_or(|since| since >= RETRY);
         if age < entry.lifetime() {
             let due = entry.lifetime().saturating_sub(age) < entry.lifetime() / 10;
-            let refresh = due && entry.hits > 0 && !entry.refreshing && !held;
+            let refresh = due && retry && entry.hits > 0;
             entry.refreshing |= refresh;
             entry.hits = HITS_MAX.min(entry.hits + 1);
             let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
@@ -96,7 +103,9 @@ impl Shard {
             return Lookup::Miss;
         }
         entry.hits = HITS_MAX.min(entry.hits + 1);
-        Lookup::Stale { answer, held }
+        let refresh = held && retry;
+        entry.refreshing |= refresh;
+        Lookup::Stale { answer, held, refresh }
     }
 
     pub(super) fn insert(
@@ -118,7 +127,7 @@ impl Shard {
             provenance,
             hash,
             stored: now,
-            held_until: None,
+            failed: None,
             flags: key.flags(),
             hits: 0,
             in_main: false,
@@ -126,8 +135,7 @@ impl Shard {
         };
         if let Some(known) = self.find(hash) {
             if failure && known.is(key) && known.outlasts_failure(now, stale) {
-                known.held_until = Some(now + HOLD);
-                known.refreshing = false;
+                known.hold(now);
                 return false;
             }
             // The place in the queue stays, and with it what is known of its use.
@@ -146,6 +154,13 @@ impl Shard {
         self.inserted += 1;
         while self.bytes > self.limit && self.evict() {}
         true
+    }
+
+    /// See [`super::Cache::hold`].
+    pub(super) fn hold(&mut self, hash: u64, key: &Key<'_>, now: Instant) {
+        if let Some(entry) = self.find(hash).filter(|entry| entry.is(key)) {
+            entry.hold(now);
+        }
     }
 
     /// See [`super::Cache::settle`].
@@ -281,6 +296,11 @@ impl Shard {
 impl Entry {
     fn is(&self, key: &Key<'_>) -> bool {
         self.flags == key.flags() && self.answer.question() == key.question
+    }
+
+    fn hold(&mut self, now: Instant) {
+        self.failed = Some(now);
+        self.refreshing = false;
     }
 
     fn cost(&self) -> usize {

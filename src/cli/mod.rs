@@ -8,11 +8,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app;
+
 /// Reads the command line, does what it says, and gives the exit code (see [`exit`]).
 #[must_use]
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(file) => check::run(file.config.as_deref()),
+        Command::Run(file) => app::run(&app::Options { config: file.config, start: None }),
     }
 }
 
@@ -29,6 +32,8 @@ struct Arguments {
 pub enum Command {
     /// Report every mistake in the configuration, and what does not fit this machine.
     Check(ConfigFile),
+    /// Serve DNS and NTP until told to stop.
+    Run(ConfigFile),
 }
 
 /// Which configuration is meant.

@@ -37,6 +37,8 @@ const HOLDOVER_POLLS: u32 = 8;
 const SAVE_EACH: Duration = Duration::from_secs(3600);
 /// How long an upstream's chain counts as refuting the clock.
 const REFUTATION: Duration = Duration::from_secs(300);
+/// What reading a clock twice may add to the error.
+const CLOCK_READING: Duration = Duration::from_millis(1);
 /// The error of a clock of one's own, which nothing confirms.
 const OWN_ERROR: Duration = Duration::from_secs(1);
 
@@ -196,7 +198,7 @@ impl Trust {
     /// A whole round has found the clock right.
     fn confirm(&mut self, found: &Finding, off: Nanos, now: Now) {
         let Some(reading) = self.sources[found.peer].reading else { return };
-        let mut root_dispersion = reading.root_dispersion + magnitude(off) + reading.delay / 2;
+        let mut root_dispersion = reading.root_dispersion + magnitude(off) + CLOCK_READING;
         if found.basis == Basis::Own {
             root_dispersion = root_dispersion.max(OWN_ERROR);
         }

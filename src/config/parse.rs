@@ -58,6 +58,18 @@ impl Config {
         Ok(Parsed { config, warnings: report, places })
     }
 
+    /// The state directory that `text` names, or the usual one, whatever else is wrong with it:
+    /// the last configuration that worked is kept there.
+    #[must_use]
+    pub fn state_directory(text: &str, path: &Path) -> PathBuf {
+        let (document, _) = DeTable::parse_recoverable(text);
+        let report = Report::new(path, text);
+        let mut notes = Notes { report, places: Places::default(), torn: true };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let read = |table: &mut Table<'_, '_>| read_config(table, folder).state.directory;
+        Table::root(&mut notes, document.get_ref(), read)
+    }
+
     /// The configuration that is built in: encrypted resolvers and time sources of several operators.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The DNS edge: listeners, the answer path, forwarding to encrypted upstreams.
 
+pub mod answer;
 mod forward;
 pub mod listen;
 

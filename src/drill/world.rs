@@ -12,6 +12,7 @@ use crate::clock::{
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
+use crate::upstream::Pool;
 
 /// More steps than any story takes: a node that wants to be woken for ever.
 const MAX_STEPS: u32 = 5_000_000;
@@ -159,7 +160,7 @@ impl World {
         let trust = Trust::new(policy, Floor::new(setup.build, setup.saved), setup.resumed, now);
         let valid = (setup.truth.offset(-days(1)), setup.truth.offset(days(89)));
         let mut world = Self {
-            node: Node::new(trust, now),
+            node: Node::new(trust, Pool::new(Vec::new()), now),
             sources: vec![HONEST; setup.sources.len()],
             witnesses: vec![Witness { up: true, off: 0, valid }; setup.witnesses.len()],
             upstreams: setup
@@ -326,7 +327,7 @@ impl World {
                 Action::Announce(Change::Cleared(condition)) => {
                     self.note(format!("[{}] cleared", condition.name));
                 }
-                Action::Feed(..) => {}
+                Action::Feed(..) | Action::Plan(_) | Action::Probe(_) => {}
                 Action::Publish(trust) => {
                     let verified = if trust.verified { ", verified" } else { "" };
                     self.note(format!("trust: {:?}{verified}", trust.level));

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod clock;
 pub mod config_file;
+pub mod hands;
 pub mod kernel;
 pub mod link;
 pub mod notify;

@@ -2,7 +2,7 @@
 
 use super::special::{self, Zone};
 use super::{Names, Node, RecordSet};
-use crate::wire::{Header, Name, Note, Query, Rcode, Reply, Section, Type};
+use crate::wire::{Header, Name, Query, Rcode, Reply, Section, Type};
 
 /// The longest chain of local CNAME records that is followed.
 const CHAIN_MAX: usize = 8;
@@ -25,13 +25,14 @@ enum Found<'t> {
     NoName(u32),
 }
 
-/// What [`Names::answer`] wrote.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Written<'t> {
-    /// The whole answer.
-    All,
-    /// A chain of CNAME records that ends in a name of the world.
-    ChainTo(&'t Name),
+/// An answer as far as it is local. Made by [`Names::answer`].
+#[derive(Debug)]
+pub struct Started<'t, 'o> {
+    /// The reply so far.
+    pub reply: Reply<'o>,
+    /// The name of the world that a chain of CNAME records ends in; what it stands for is
+    /// missing from the reply.
+    pub chain_to: Option<&'t Name>,
 }
 
 impl Names {
@@ -82,32 +83,30 @@ impl Names {
         Some(LocalAnswer { found, apex: owner.map_or(0, |(_, at)| at) })
     }
 
-    /// Answers `query` if its name is local, cut to `limit` octets.
-    pub fn answer<'t>(
+    /// Writes the answer to `query` if its name is local; [`Reply::finish`] completes it.
+    pub fn answer<'t, 'o>(
         &'t self,
         query: &Query<'_>,
-        limit: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<Written<'t>> {
+        out: &'o mut Vec<u8>,
+    ) -> Option<Started<'t, 'o>> {
         let mut answer = self.lookup(query.name())?;
         let mut reply = Reply::new(query, Rcode::NOERROR, out).authoritative();
         let mut owner_at = Header::LEN;
-        let mut unresolved = None;
+        let mut chain_to = None;
         for _ in 0..CHAIN_MAX {
             let Some((target, ttl)) = answer.alias(query.qtype) else { break };
             owner_at = reply.record(Section::Answer, owner_at, Type::CNAME, ttl, target.as_wire());
-            unresolved = Some(target);
+            chain_to = Some(target);
             let Some(next) = self.lookup(target.as_wire()) else { break };
-            unresolved = None;
+            chain_to = None;
             answer = next;
         }
-        if unresolved.is_none() {
+        if chain_to.is_none() {
             // The code speaks of the last name of the chain (RFC 6604 section 2.1).
             reply.set_rcode(answer.rcode());
             answer.write(&mut reply, query.qtype, owner_at);
         }
-        reply.finish(query, Note::default(), limit);
-        Some(unresolved.map_or(Written::All, Written::ChainTo))
+        Some(Started { reply, chain_to })
     }
 
     fn existing(node: &Node, absent: bool, owned: Option<u32>) -> Option<Found<'_>> {

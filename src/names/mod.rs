@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use crate::wire::Name;
 
-pub use lookup::{LocalAnswer, Written};
+pub use lookup::{LocalAnswer, Started};
 use records::RecordSet;
 pub use records::reverse_name;
 use special::Zone;

@@ -5,7 +5,7 @@ use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::Query;
+use crate::wire::{Note, Query};
 
 #[test]
 fn a_local_name_has_its_addresses_and_nothing_else() {
@@ -94,6 +94,7 @@ fn a_wildcard_covers_what_does_not_exist_below_it() {
         &[
             Entry { wildcard: true, ..entry("apps.home.lan", &["10.77.0.9"]) },
             entry("git.apps.home.lan", &["10.77.0.3"]),
+            Entry { wildcard: true, ..entry("lab.home.arpa", &["10.77.0.8"]) },
         ],
         false,
     );
@@ -107,6 +108,9 @@ fn a_wildcard_covers_what_does_not_exist_below_it() {
     assert_eq!(shielded.rcode(), ResponseCode::NXDomain);
     assert!(shielded.authority()[0].starts_with("apps.home.lan 60 IN SOA"));
     assert!(local(&names, "apps.home.lan").is_none());
+    // Within a zone of ours, the wildcard is in charge of its part.
+    let nodata = ask(&names, "x.lab.home.arpa", "MX");
+    assert!(nodata.authority()[0].starts_with("lab.home.arpa 60 IN SOA"));
     assert_eq!(of("9.0.77.10.in-addr.arpa").rcode(), ResponseCode::NXDomain);
 }
 
@@ -248,10 +252,8 @@ fn ask(names: &Names, name: &str, rtype: &str) -> Answered {
     let packet = question.to_vec().unwrap();
     let query = Query::parse(&packet).unwrap();
     let mut out = Vec::new();
-    let written = names.answer(&query, 65535, &mut out).unwrap_or_else(|| panic!("{name} unknown"));
-    let unresolved = match written {
-        Written::All => None,
-        Written::ChainTo(target) => Some(target.clone()),
-    };
+    let started = names.answer(&query, &mut out).unwrap_or_else(|| panic!("{name} unknown"));
+    let unresolved = started.chain_to.cloned();
+    started.reply.finish(&query, Note::default(), 65_535);
     Answered { message: Message::from_vec(&out).unwrap(), unresolved }
 }

@@ -10,6 +10,7 @@ use crate::clock::{
     Trust, UnixTime, WitnessId,
 };
 use crate::health::{Change, Health, Severity};
+use crate::upstream::{EndpointId, Outcome, Plan, Pool};
 
 /// Something that happened at an edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,11 @@ pub enum Input {
     Silence(SourceId),
     /// A witness answered.
     Testimony(WitnessId, Testimony),
+    /// An exchange with an upstream ended.
+    Upstream(EndpointId, Outcome),
+    /// A connection to an upstream was opened; true if its chain passes rule R only, though the
+    /// clock is set.
+    UpstreamVerdict(EndpointId, bool),
     /// A witness could not be heard.
     WitnessFailed(WitnessId),
 }
@@ -62,6 +68,10 @@ pub enum Action {
     Announce(Change),
     /// Give a reading to the engine.
     Feed(SourceId, Reading),
+    /// Try upstreams in this order.
+    Plan(Plan),
+    /// Ask an upstream something, to see whether it is back.
+    Probe(EndpointId),
     /// Act on a change of trust: renew TLS configurations, judge stored chains again.
     Publish(TimeTrust),
     /// Keep the floor on disk.
@@ -89,17 +99,32 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Node {
     trust: Trust,
+    pool: Pool,
+    plan: Option<Plan>,
     health: Health,
     actions: VecDeque<Action>,
 }
 
 impl Node {
-    /// A node around a trust machine that has had no input yet.
+    /// A node around a trust machine and a pool that have had no input yet.
     #[must_use]
-    pub fn new(trust: Trust, now: Now) -> Self {
-        let mut node = Self { trust, health: Health::default(), actions: VecDeque::new() };
+    pub fn new(trust: Trust, pool: Pool, now: Now) -> Self {
+        let (health, actions) = (Health::default(), VecDeque::new());
+        let mut node = Self { trust, pool, plan: None, health, actions };
         node.settle(now);
         node
+    }
+
+    /// Goes over to another trust machine: the time sources or witnesses were configured anew.
+    pub fn replace_trust(&mut self, trust: Trust, now: Now) {
+        self.trust = trust;
+        self.settle(now);
+    }
+
+    /// Goes over to another pool: the upstreams were configured anew.
+    pub fn replace_pool(&mut self, pool: Pool, now: Now) {
+        self.pool = pool;
+        self.settle(now);
     }
 
     /// Takes what happened at an edge.
@@ -112,12 +137,21 @@ impl Node {
             Input::EngineError(error) => self.trust.handle_engine_error(error, now),
             Input::Kissed(source, kiss) => self.trust.handle_kiss(source, kiss, now),
             Input::Pace(source, interval) => self.trust.handle_pace(source, interval),
-            Input::PathChanged => self.trust.handle_path_change(now),
+            Input::PathChanged => {
+                self.trust.handle_path_change(now);
+                self.pool.handle_path_change(now.mono);
+            }
             Input::Reading(source, reading) => self.trust.handle_reading(source, reading, now),
             Input::Refuted { operator } => self.trust.handle_refutation(&operator, now),
             Input::SetFloor(floor) => self.trust.handle_floor(floor, now),
             Input::Silence(source) => self.trust.handle_silence(source, now),
             Input::Testimony(witness, said) => self.trust.handle_testimony(witness, said, now),
+            Input::Upstream(endpoint, outcome) => {
+                self.pool.handle_outcome(endpoint, outcome, now.mono);
+            }
+            Input::UpstreamVerdict(endpoint, relaxed_only) => {
+                self.pool.handle_verdict(endpoint, relaxed_only);
+            }
             Input::WitnessFailed(witness) => self.trust.handle_witness_failure(witness, now),
         }
         self.settle(now);
@@ -126,13 +160,17 @@ impl Node {
     /// Does what is due. Too early a call does nothing.
     pub fn handle_timeout(&mut self, now: Now) {
         self.trust.handle_timeout(now);
+        while let Some(endpoint) = self.pool.poll_probe(now.mono) {
+            self.actions.push_back(Action::Probe(endpoint));
+        }
         self.settle(now);
     }
 
     /// When [`Self::handle_timeout`] must be called next, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.trust.poll_timeout()
+        let timeouts = [self.trust.poll_timeout(), self.pool.poll_timeout()];
+        timeouts.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The next thing to do, oldest first.
@@ -144,6 +182,12 @@ impl Node {
     #[must_use]
     pub const fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// The upstreams' health, for reading.
+    #[must_use]
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// The conditions that hold.
@@ -162,7 +206,10 @@ impl Node {
                 clock::Event::AskWitness(witness) => Action::AskWitness(witness),
                 clock::Event::Feed(source, reading) => Action::Feed(source, reading),
                 clock::Event::FloorLowered { from, to } => Action::TellFloorLowered { from, to },
-                clock::Event::Published(trust) => Action::Publish(trust),
+                clock::Event::Published(trust) => {
+                    self.pool.handle_trust_change();
+                    Action::Publish(trust)
+                }
                 clock::Event::SaveFloor(floor) => Action::SaveFloor(floor),
                 clock::Event::Set { by, basis } => {
                     now.utc = now.utc.offset(by);
@@ -171,9 +218,28 @@ impl Node {
             });
         }
         self.report_time(now);
+        self.report_upstreams(now);
         while let Some(change) = self.health.poll_change() {
             self.actions.push_back(Action::Announce(change));
         }
+    }
+
+    fn report_upstreams(&mut self, now: Now) {
+        let plan = self.pool.plan();
+        if self.plan.as_ref() != Some(&plan) {
+            self.actions.push_back(Action::Plan(plan.clone()));
+        }
+        if !plan.order.is_empty() && self.pool.all_down() {
+            let text = format!(
+                "none of {} upstream addresses answers; local names and stale answers are served, \
+                 each is tried again every second or two",
+                plan.order.len()
+            );
+            self.health.raise("upstreams-down", Severity::Error, text, now.mono);
+        } else {
+            self.health.clear("upstreams-down");
+        }
+        self.plan = Some(plan);
     }
 
     fn report_time(&mut self, now: Now) {

@@ -91,6 +91,13 @@ impl CertStore {
         self.served.load().as_deref().map(Served::of)
     }
 
+    /// Whether a pair from files is being served.
+    #[must_use]
+    pub fn from_files(&self) -> bool {
+        let watched = self.watched.as_ref();
+        watched.is_some_and(|it| it.lock().unwrap_or_else(PoisonError::into_inner).own)
+    }
+
     /// Polls every two seconds, for ever, and logs what comes of it.
     pub async fn watch(self: Arc<Self>) {
         loop {

@@ -48,12 +48,10 @@ impl Header {
     /// The header as octets.
     #[must_use]
     pub fn to_octets(self) -> [u8; Self::LEN] {
-        let mut octets = [0; Self::LEN];
-        let words = [self.id, self.flags].into_iter().chain(self.counts);
-        for (two, word) in octets.chunks_exact_mut(2).zip(words) {
-            two.copy_from_slice(&word.to_be_bytes());
-        }
-        octets
+        let [i0, i1] = self.id.to_be_bytes();
+        let [f0, f1] = self.flags.to_be_bytes();
+        let [[q0, q1], [n0, n1], [u0, u1], [d0, d1]] = self.counts.map(u16::to_be_bytes);
+        [i0, i1, f0, f1, q0, q1, n0, n1, u0, u1, d0, d1]
     }
 
     /// Writes this header over the one that `message` begins with.

@@ -44,6 +44,11 @@ impl<'m> Message<'m> {
         Ok(Self { octets, header, records_at })
     }
 
+    /// A message whose header and question, which ends at `records_at`, have been read.
+    pub(super) const fn behind(octets: &'m [u8], header: Header, records_at: usize) -> Self {
+        Self { octets, header, records_at }
+    }
+
     /// The header.
     #[must_use]
     pub const fn header(&self) -> Header {
@@ -77,12 +82,6 @@ pub struct Records<'m> {
 }
 
 impl<'m> Records<'m> {
-    /// The octet behind the last record read.
-    #[must_use]
-    pub const fn position(&self) -> usize {
-        self.at
-    }
-
     fn read(&mut self, section: Section) -> Result<Record<'m>, ParseError> {
         let owner_at = self.at;
         let fixed_at = skip_name(self.octets, owner_at).ok_or(ParseError::Name(owner_at))?;

@@ -67,9 +67,9 @@ impl<'p> Query<'p> {
         }
         let mut key = [0; MAX_NAME + 4];
         let key_len = canonical_question(packet, &mut key).ok_or(unread)?;
-        let message = Message::parse(packet).map_err(|_| unread)?;
-        let question = message.question();
         let [.., t0, t1, c0, c1] = key[..key_len] else { return Err(unread) };
+        let message = Message::behind(packet, header, Header::LEN + key_len);
+        let question = message.question();
 
         let error = |rcode| Malformed::Reply { rcode, question };
         let mut edns = None;
@@ -166,7 +166,7 @@ fn canonical_question(packet: &[u8], key: &mut [u8; MAX_NAME + 4]) -> Option<usi
         end += 1 + len;
         // A question's name has nothing before it that it could point to.
         match len {
-            0 if end <= MAX_NAME => break,
+            0 => break,
             1..=MAX_LABEL if end < MAX_NAME => {}
             _ => return None,
         }

@@ -52,8 +52,6 @@ pub struct Class(pub u16);
 impl Class {
     /// The Internet.
     pub const IN: Self = Self(1);
-    /// Chaos, where servers tell their versions.
-    pub const CH: Self = Self(3);
 }
 
 /// What kind of operation a message is about.
@@ -111,16 +109,10 @@ impl fmt::Display for Rcode {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u16)]
 pub enum Ede {
-    /// 17: The client asked for this to be filtered.
-    Filtered = 17,
     /// 22: No server of those that might know could be reached.
     NoReachableAuthority = 22,
     /// 23: Speaking to another server failed.
     NetworkError = 23,
-    /// 14: The server is not fully up yet.
-    NotReady = 14,
-    /// 20: The server answers only what it is an authority for, to this client.
-    NotAuthoritative = 20,
     /// 21: The operation or question type is not supported.
     NotSupported = 21,
     /// 0: None of the others; see the text.

@@ -1,6 +1,9 @@
 //! Writes replies into a buffer that the caller keeps.
 
-use super::{Class, Ede, Header, Malformed, Query, Rcode, Section, Type, flags, option};
+use super::{
+    Class, Ede, Header, MAX_NAME, Malformed, Query, Rcode, Record, Section, Type, flags, option,
+    read_name, skip_name,
+};
 
 /// The largest UDP payload sent, and what our OPT record advertises: no fragments on any
 /// path that matters (<https://www.dnsflagday.net/2020/>).
@@ -84,6 +87,56 @@ impl<'o> Reply<'o> {
             *count = count.saturating_add(1);
         }
         self.out.len() - rdata.len()
+    }
+
+    /// Appends a record of another message, its names written out, `ttl` seconds left to live.
+    ///
+    /// A record whose names cannot be read is left out.
+    pub fn copy(&mut self, message: &[u8], record: &Record<'_>, ttl: u32) {
+        let start = self.out.len();
+        if self.try_copy(message, record, ttl).is_some() {
+            let count = &mut self.header.counts[1 + record.section as usize];
+            *count = count.saturating_add(1);
+        } else {
+            self.out.truncate(start);
+        }
+    }
+
+    fn try_copy(&mut self, message: &[u8], record: &Record<'_>, ttl: u32) -> Option<()> {
+        self.push_name(message, record.owner_at)?;
+        for word in [record.rtype.0, record.class.0] {
+            self.out.extend_from_slice(&word.to_be_bytes());
+        }
+        self.out.extend_from_slice(&ttl.to_be_bytes());
+        let len_at = self.out.len();
+        self.out.extend_from_slice(&[0; 2]);
+        // Octets in front of the names that may be compressed, and how many there are
+        // (RFC 3597 section 4); data of all other types holds none.
+        let (prefix, names) = match record.rtype {
+            Type::CNAME | Type::NS | Type::PTR => (0, 1),
+            Type::MX => (2, 1),
+            Type::SOA => (0, 2),
+            Type::SRV => (6, 1),
+            _ => (0, 0),
+        };
+        self.out.extend_from_slice(record.rdata.get(..prefix)?);
+        let mut at = record.rdata_at + prefix;
+        for _ in 0..names {
+            at = self.push_name(message, at)?;
+        }
+        let end = record.rdata_at + record.rdata.len();
+        self.out.extend_from_slice(message.get(at..end)?);
+        let len = u16::try_from(self.out.len() - len_at - 2).ok()?;
+        self.out.get_mut(len_at..len_at + 2)?.copy_from_slice(&len.to_be_bytes());
+        Some(())
+    }
+
+    /// Appends the name at `at` of another message written out; returns where it ends there.
+    fn push_name(&mut self, message: &[u8], at: usize) -> Option<usize> {
+        let mut name = [0; MAX_NAME];
+        let len = read_name(message, at, &mut name)?;
+        self.out.extend_from_slice(&name[..len]);
+        skip_name(message, at)
     }
 
     /// Completes the reply, cut to `limit` octets.

@@ -130,6 +130,26 @@ proptest! {
             prop_assert_eq!(&content[2..], text.as_bytes());
         }
     }
+
+    #[test]
+    fn copied_records_read_as_the_originals(hickory in queries(), octets in messages()) {
+        let packet = hickory.to_vec().unwrap();
+        let query = Query::parse(&packet).unwrap();
+        let mut out = Vec::new();
+        let mut reply = Reply::new(&query, Rcode::NOERROR, &mut out);
+        for record in Message::parse(&octets).unwrap().records().map(Result::unwrap) {
+            if record.rtype != Type::OPT {
+                reply.copy(&octets, &record, record.ttl);
+            }
+        }
+        reply.finish(&query, Note::default(), usize::MAX);
+
+        let plain = |octets: &[u8]| {
+            let message = Hickory::from_vec(octets).unwrap();
+            message.all_sections().map(|record| record.to_string().to_lowercase()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(plain(&out), plain(&octets));
+    }
 }
 
 #[test]

@@ -75,8 +75,14 @@ impl Outgoing {
         if flags & TC == 0 { Reply::Answer } else { Reply::Useless }
     }
 
-    /// `answer` with the id that was asked with.
-    pub(super) fn answered(&self, answer: Vec<u8>) -> Vec<u8> {
+    /// `answer`, which [`Self::judge`] called one, with the id that was asked
+    /// with, and without its padding: that was for the upstream's hop.
+    pub(super) fn answered(&self, mut answer: Vec<u8>) -> Vec<u8> {
+        if let Some(Tail { last: Some(TYPE_OPT), opt: Some(rdata) }) =
+            Tail::of(&answer, self.question_end)
+        {
+            drop_padding(&mut answer, rdata);
+        }
         with_id(answer, self.id)
     }
 }
@@ -144,30 +150,17 @@ fn pad(wire: &mut Vec<u8>, question_end: usize) {
 }
 
 /// Sees to it that `wire` ends in an OPT record without padding, and tells
-/// where its options begin. `None` if another record ends it or covers it by a signature.
+/// where its options begin. `None` if another record ends it or covers it by a
+/// signature, or if it is damaged: then it is left as it is.
 fn take_opt(wire: &mut Vec<u8>, question_end: usize) -> Option<usize> {
-    let [_, answers, authority, additional] = counts(wire)?;
-    let records = [answers, authority, additional].map(u32::from).iter().sum::<u32>();
-    let (mut at, mut last, mut opt) = (question_end, None, None);
-    for _ in 0..records {
-        let fixed = skip_name(wire, at)?;
-        let kind = u16_at(wire, fixed)?;
-        let rdata = fixed + 10;
-        at = rdata + usize::from(u16_at(wire, fixed + 8)?);
-        last = Some(kind);
-        opt = (kind == TYPE_OPT).then_some(rdata).or(opt);
-    }
-    if at != wire.len() || matches!(last, Some(TYPE_SIG | TYPE_TSIG)) {
-        return None;
-    }
-    match opt {
-        Some(rdata) if last == Some(TYPE_OPT) => {
+    match Tail::of(wire, question_end)? {
+        Tail { last: Some(TYPE_OPT), opt: Some(rdata) } => {
             drop_padding(wire, rdata)?;
             Some(rdata)
         }
-        Some(_) => None,
-        None => {
-            let count = additional.checked_add(1)?;
+        Tail { last: Some(TYPE_SIG | TYPE_TSIG), .. } | Tail { opt: Some(_), .. } => None,
+        Tail { opt: None, .. } => {
+            let count = counts(wire)?[3].checked_add(1)?;
             wire.get_mut(10..HEADER)?.copy_from_slice(&count.to_be_bytes());
             wire.extend_from_slice(&OPT);
             Some(wire.len())
@@ -175,22 +168,49 @@ fn take_opt(wire: &mut Vec<u8>, question_end: usize) -> Option<usize> {
     }
 }
 
-/// Padding is for one hop (RFC 7830 section 4): the client's goes.
+/// How a message ends.
+struct Tail {
+    /// The type of its last record.
+    last: Option<u16>,
+    /// Where the options of its OPT record begin.
+    opt: Option<usize>,
+}
+
+impl Tail {
+    /// `None` if the records do not add up to the message.
+    fn of(wire: &[u8], question_end: usize) -> Option<Self> {
+        let [_, answers, authority, additional] = counts(wire)?;
+        let records = u32::from(answers) + u32::from(authority) + u32::from(additional);
+        let (mut at, mut tail) = (question_end, Self { last: None, opt: None });
+        for _ in 0..records {
+            let fixed = skip_name(wire, at)?;
+            let kind = u16_at(wire, fixed)?;
+            let rdata = fixed + 10;
+            at = rdata + usize::from(u16_at(wire, fixed + 8)?);
+            tail.last = Some(kind);
+            tail.opt = (kind == TYPE_OPT).then_some(rdata).or(tail.opt);
+        }
+        (at == wire.len()).then_some(tail)
+    }
+}
+
+/// Removes the padding from the options that begin at `rdata` and end the
+/// message: it is for one hop (RFC 7830 section 4). `None` if they are
+/// damaged; then they stay.
 fn drop_padding(wire: &mut Vec<u8>, rdata: usize) -> Option<()> {
-    let mut at = rdata;
+    let (mut kept, mut at) = (Vec::new(), rdata);
     while at < wire.len() {
         let end = at + 4 + usize::from(u16_at(wire, at + 2)?);
-        if end > wire.len() {
-            return None;
+        let option = wire.get(at..end)?;
+        if u16_at(wire, at)? != PADDING {
+            kept.extend_from_slice(option);
         }
-        if u16_at(wire, at)? == PADDING {
-            wire.drain(at..end);
-        } else {
-            at = end;
-        }
+        at = end;
     }
-    let len = u16::try_from(wire.len() - rdata).ok()?;
+    let len = u16::try_from(kept.len()).ok()?;
     wire.get_mut(rdata - 2..rdata)?.copy_from_slice(&len.to_be_bytes());
+    wire.truncate(rdata);
+    wire.append(&mut kept);
     Some(())
 }
 
@@ -254,6 +274,31 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_comes_back_with_its_id_and_without_padding() {
+        let asked = query("example.org.", Some(Edns::new()));
+        let outgoing = Outgoing::new(asked.clone()).unwrap();
+        let mut padded = outgoing.message(0);
+        padded[2] |= QR;
+
+        let answered = outgoing.answered(padded);
+
+        assert_eq!(answered.len(), asked.len());
+        assert_eq!(answered[..2], asked[..2]);
+        assert!(parse(&answered).edns.is_some_and(|edns| edns.options().as_ref().is_empty()));
+    }
+
+    #[test]
+    fn damaged_options_are_passed_on_as_they_came() {
+        let mut odd = query("example.org.", Some(Edns::new()));
+        let rdlen = odd.len() - 2;
+        // Padding, and then half an option.
+        odd[rdlen..].copy_from_slice(&[0, 7]);
+        odd.extend([0, 12, 0, 0, 0, 9, 0]);
+
+        assert_eq!(Outgoing::new(odd.clone()).unwrap().wire, odd);
+    }
+
+    #[test]
     fn only_the_answer_to_the_question_is_one() {
         let outgoing = Outgoing::new(query("www.example.org.", None)).unwrap();
         let answer = |name: &str, change: fn(&mut Vec<u8>)| {
@@ -303,6 +348,7 @@ mod tests {
                 prop_assert!(sent.wire.len() <= octets.len() + 2 * BLOCK + OPT.len());
                 prop_assert_eq!(sent.judge(&octets), Reply::Foreign);
             }
+            prop_assert!(outgoing.answered(octets.clone()).len() <= octets.len());
         }
 
         #[test]

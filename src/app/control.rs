@@ -1,0 +1,351 @@
+//! Answers the control socket from what the steward knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::boot::Boot;
+use super::services::Services;
+use super::steward::{Message, Steward};
+use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
+use crate::clock::{CertDates, UnixTime};
+use crate::config::{ClockMode, Plaintext};
+use crate::node::Input;
+use crate::node::ports::{Clock, Steer};
+use crate::wire::Name;
+
+/// A socket that cannot be opened is tried again after this pause.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Takes requests to the steward.
+#[derive(Debug)]
+pub(super) struct Desk {
+    steward: mpsc::Sender<Message>,
+}
+
+impl Desk {
+    pub(super) const fn new(steward: mpsc::Sender<Message>) -> Self {
+        Self { steward }
+    }
+}
+
+impl Control for Desk {
+    fn handle(&self, request: Request, _: bool) -> admin::BoxFuture<'_, Response> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let message = if request == Request::Reload {
+                Message::Reload(Some(reply))
+            } else {
+                Message::Ask(request, reply)
+            };
+            let gone = || {
+                Response::refused(
+                    Reason::Failed,
+                    "the daemon is stopping, or restarting a part of itself",
+                )
+            };
+            if self.steward.send(message).await.is_err() {
+                return gone();
+            }
+            answer.await.unwrap_or_else(|_| gone())
+        })
+    }
+}
+
+/// Serves the control socket for ever.
+pub(super) async fn listen(boot: Arc<Boot>, desk: Arc<Desk>) {
+    let path = admin::path_to_serve(&boot.config);
+    let mut told = false;
+    loop {
+        match admin::bind(&path).await {
+            Ok(listener) => {
+                info!(socket = %path.display(), "control");
+                let policy = Policy::new(geteuid().as_raw(), boot.config.control.group.clone());
+                admin::serve(listener, desk, policy).await;
+            }
+            Err(error) => {
+                if !told {
+                    told = true;
+                    warn!(%error, "commands cannot reach this daemon; it is tried again");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+impl Steward {
+    /// Answers a request.
+    pub(super) fn answer(&mut self, request: &Request) -> Response {
+        match request {
+            Request::Cache { name } => self.cache(name),
+            Request::Flush { name } => self.flush(name.as_deref()),
+            Request::Health { kind } => json(&self.health(*kind)),
+            Request::Reload => Response::refused(Reason::Failed, "reload is not answered here"),
+            Request::SetFloor { seconds } => {
+                self.feed(Input::SetFloor(UnixTime::from_secs(*seconds)));
+                json(&self.status())
+            }
+            Request::Sources => json(&self.sources()),
+            Request::Status => json(&self.status()),
+            Request::Upstreams => json(&self.upstreams()),
+        }
+    }
+
+    fn status(&self) -> report::Status {
+        let now = self.boot.now();
+        let seconds = |at| now.mono.saturating_duration_since(at).as_secs();
+        let conditions = self.node.health().conditions();
+        report::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: seconds(self.boot.started),
+            configuration: self.boot.origin.clone(),
+            time: self.time(),
+            dns: self.dns(),
+            listeners: self.services.sockets(),
+            certificate: self.certificate(),
+            conditions: conditions
+                .into_iter()
+                .map(|condition| report::Condition {
+                    name: condition.name.to_owned(),
+                    severity: word(&condition.severity),
+                    text: condition.text.clone(),
+                    seconds: seconds(condition.since),
+                })
+                .collect(),
+        }
+    }
+
+    fn time(&self) -> report::Time {
+        let now = self.boot.now();
+        let trust = self.node.trust().trust(now.mono);
+        let (floor, origin) = self.node.trust().floor(now.mono);
+        let ntp = self.node.trust().ntp_status(now);
+        let counts = self.services.ntp_server.counts();
+        report::Time {
+            utc: now.utc.to_string(),
+            level: word(&trust.level),
+            verified: trust.verified,
+            mode: match (self.mode(), self.boot.clock.mode()) {
+                (ClockMode::Steer, ClockMode::Steer) => "steer",
+                (ClockMode::Observe, _) | (ClockMode::Steer, ClockMode::Observe) => "observe",
+            }
+            .to_owned(),
+            steering_refused: self.boot.clock.refusal().map(|refusal| refusal.to_string()),
+            floor: report::Origin { time: floor.to_string(), origin: origin.to_string() },
+            guess: report::Origin {
+                time: self.boot.guess.time.to_string(),
+                origin: self.boot.guess.origin.clone(),
+            },
+            certificate_dates: match trust.dates {
+                CertDates::RuleR { .. } => "rule-r",
+                CertDates::Strict => "strict",
+                CertDates::StrictElseRuleR { .. } => "strict-else-rule-r",
+            }
+            .to_owned(),
+            generation: trust.generation,
+            ntp: report::Ntp {
+                synchronized: ntp.synchronized,
+                stratum: if ntp.synchronized { ntp.stratum } else { 16 },
+                root_delay: ntp.root_delay.as_secs_f64(),
+                root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
+                answered: counts.answered.load(std::sync::atomic::Ordering::Relaxed),
+            },
+            frequency_ppm: self.boot.clock.frequency(),
+            engine_panics: self.engine_panics,
+        }
+    }
+
+    fn dns(&self) -> report::Dns {
+        let counts = serde_json::to_value(self.services.answerer.counts()).unwrap_or_default();
+        report::Dns {
+            plaintext: match self.config.dns.plaintext {
+                Plaintext::LocalOnly => "local-only",
+                Plaintext::Refuse => "refuse",
+                Plaintext::Serve => "serve",
+            }
+            .to_owned(),
+            local_names: self.config.names.len(),
+            counters: serde_json::from_value::<BTreeMap<_, _>>(counts).unwrap_or_default(),
+            plaintext_exceptions: Vec::new(),
+        }
+    }
+
+    fn certificate(&self) -> Option<report::Certificate> {
+        let store = self.services.identity.store();
+        let served = store.served()?;
+        let validity = served.validity?;
+        let utc = self.boot.clock.utc();
+        Some(report::Certificate {
+            source: if store.from_files() { "files" } else { "fallback" }.to_owned(),
+            not_before: validity.not_before.to_string(),
+            not_after: validity.not_after.to_string(),
+            valid: validity.not_before <= utc && utc <= validity.not_after,
+        })
+    }
+
+    fn sources(&self) -> report::Sources {
+        let now = self.boot.now();
+        let configured = self.config.clock.sources.iter();
+        let reports = self.node.trust().sources(now);
+        let sources = configured.zip(reports).zip(&self.source_failures);
+        let testimonies = self.node.trust().testimonies();
+        let witnesses = self.targets.iter().zip(testimonies).zip(&self.witness_failures);
+        report::Sources {
+            sources: sources
+                .map(|((source, seen), failure)| report::Source {
+                    address: source.address.to_string(),
+                    operator: source.operator.clone(),
+                    verdict: word(&seen.verdict),
+                    prefer: source.prefer,
+                    trust: source.trust,
+                    stratum: seen.last.map_or(0, |last| last.stratum),
+                    poll: seen.interval.as_secs_f64(),
+                    reach: seen.reach,
+                    age: seen.last.map(|last| last.age.as_secs_f64()),
+                    offset: seen.last.map(|last| seconds(last.offset)),
+                    error: seen.last.map(|last| last.error.as_secs_f64()),
+                    failure: failure.clone(),
+                })
+                .collect(),
+            witnesses: witnesses
+                .map(|((target, said), failure)| {
+                    let age = said.map(|said| now.mono.saturating_duration_since(said.at));
+                    report::Witness {
+                        name: target.name.clone(),
+                        address: target.address.to_string(),
+                        operator: target.operator.clone(),
+                        age: age.map(|age| age.as_secs_f64()),
+                        offset: said
+                            .zip(age)
+                            .map(|(said, age)| seconds((said.utc + age).since(now.utc))),
+                        counts: said.is_some_and(|said| said.passes_rule_r && said.valid_as_stated),
+                        failure: failure.clone(),
+                    }
+                })
+                .collect(),
+        }
+    }
+
+    fn upstreams(&self) -> Vec<report::Upstream> {
+        let health = self.node.pool().health();
+        health
+            .map(|seen| report::Upstream {
+                name: seen.endpoint.name.clone(),
+                operator: seen.endpoint.operator.clone(),
+                address: seen.endpoint.address.to_string(),
+                state: format!("{:?}", seen.state).to_lowercase(),
+                latency_ms: seen.latency.map(|latency| latency.as_secs_f64() * 1e3),
+                failures: seen.failures,
+                relaxed_only: seen.relaxed_only,
+            })
+            .collect()
+    }
+
+    fn health(&self, kind: Health) -> report::HealthReport {
+        let level = self.node.trust().trust(self.boot.clock.mono()).level;
+        let (healthy, reason) = match kind {
+            Health::Live => (true, "the daemon answers".to_owned()),
+            Health::Clock => {
+                let ntp = self.node.trust().ntp_status(self.boot.now());
+                (ntp.synchronized, format!("the clock is {}", word(&level)))
+            }
+            Health::Dns => {
+                let open = self.services.listeners.places();
+                let serving = !(open.dns.is_empty() && open.dot.is_empty() && open.doh.is_empty());
+                let up = self.config.upstreams.is_empty() || !self.node.pool().all_down();
+                match (serving, up) {
+                    (false, _) => (false, "no DNS socket is open".to_owned()),
+                    (true, false) => (
+                        false,
+                        "no upstream answers; local names and stale answers are served".to_owned(),
+                    ),
+                    (true, true) => (true, "questions are answered".to_owned()),
+                }
+            }
+            Health::Cert => match self.certificate() {
+                None => (false, "there is no certificate".to_owned()),
+                Some(cert) => (
+                    cert.valid && (cert.source == "files" || self.config.tls.files.is_none()),
+                    format!(
+                        "from {}, valid {} to {}",
+                        cert.source, cert.not_before, cert.not_after
+                    ),
+                ),
+            },
+        };
+        report::HealthReport { healthy, reason }
+    }
+
+    fn cache(&self, name: &str) -> Response {
+        match name.parse::<Name>() {
+            Ok(_) => {
+                let stats = self.services.cache.stats();
+                json(&report::Cache { entries: stats.entries, bytes: stats.bytes })
+            }
+            Err(error) => Response::refused(Reason::Malformed, format!("`{name}`: {error}")),
+        }
+    }
+
+    fn flush(&self, name: Option<&str>) -> Response {
+        let flushed = match name.map(str::parse::<Name>) {
+            None => self.services.cache.flush_all(),
+            Some(Ok(name)) => self.services.cache.flush_subtree(&name),
+            Some(Err(error)) => {
+                return Response::refused(Reason::Malformed, error.to_string());
+            }
+        };
+        json(&serde_json::json!({ "flushed": flushed }))
+    }
+}
+
+impl Services {
+    /// The addresses that cannot be bound, with reason and remedy.
+    pub(super) fn refused(&self) -> Vec<String> {
+        let refused = self.listeners.refused().into_iter().chain(self.ntp.refused());
+        refused.map(|refused| refused.to_string()).collect()
+    }
+
+    fn sockets(&self) -> report::Listeners {
+        let places = self.listeners.places();
+        let ntp = self.ntp.open();
+        let named = |service: &'static str, addresses: &[std::net::SocketAddr]| {
+            addresses.iter().map(|address| format!("{service} {address}")).collect::<Vec<_>>()
+        };
+        report::Listeners {
+            open: [
+                named("dns", &places.dns),
+                named("dot", &places.dot),
+                named("doh", &places.doh),
+                named("ntp", &ntp),
+            ]
+            .concat(),
+            refused: self.refused(),
+        }
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Response {
+    match serde_json::to_value(value) {
+        Ok(value) => Response::Ok(value),
+        Err(error) => Response::refused(Reason::Failed, error.to_string()),
+    }
+}
+
+/// The word that stands for a value in JSON.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to people")]
+fn seconds(nanos: crate::clock::Nanos) -> f64 {
+    nanos as f64 / 1e9
+}

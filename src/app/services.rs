@@ -1,0 +1,330 @@
+//! The sockets and what stands behind them: DNS listeners, the answer path, upstreams, NTP, TLS.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::boot::Boot;
+use super::steward::Message;
+use crate::cache::Cache;
+use crate::clock::{NtpStatus, TimeTrust, UnixTime};
+use crate::config::Config;
+use crate::dns::answer::{AnswerSettings, Answerer};
+use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Limits, Listeners, Places, Tls};
+use crate::dns::{BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder};
+use crate::host::state::StateDir;
+use crate::net::bind::local_addresses;
+use crate::net::{DatagramListen, KeepOpen};
+use crate::node::Input;
+use crate::node::ports::Clock;
+use crate::ntp::rate::Rate;
+use crate::ntp::server::TimeServer;
+use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config};
+use crate::upstream::Pool;
+use crate::wire::Name;
+
+/// The file in the state directory that clients of the fallback certificate install.
+const CA_FILE: &str = "fallback-ca.pem";
+/// The value in the state directory that holds the fallback authority's key.
+const CA_KEY: &str = "fallback-ca";
+
+/// Everything that answers.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) answerer: Arc<Answerer>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) forwarder: Arc<Upstreams>,
+    pub(super) listeners: Listeners,
+    pub(super) ntp: KeepOpen<DatagramListen>,
+    pub(super) ntp_server: Arc<TimeServer>,
+    pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
+    pub(super) client: tls::Client,
+    pub(super) identity: Arc<Identity>,
+}
+
+impl Services {
+    /// Opens every socket that can be opened; the rest is tried for ever. Also gives what the
+    /// forwarder reports.
+    pub(super) fn open(boot: &Arc<Boot>) -> (Self, mpsc::Receiver<ForwardEvent>) {
+        let config = &boot.config;
+        let clock: Arc<dyn Clock> = Arc::clone(&boot.clock) as Arc<dyn Clock>;
+        let runtime = Handle::current();
+        let trust = boot.trust(config);
+        let now = boot.now();
+
+        let client = match tls::Client::new(Arc::clone(&clock)) {
+            Ok(client) => client,
+            Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
+        };
+        let (forwarder, reports) =
+            Forwarder::new(&config.upstreams, client.clone(), trust.trust(now.mono));
+        let forwarder = Arc::new(Upstreams(ArcSwap::from_pointee(forwarder)));
+        let settings = AnswerSettings::from(config);
+        let cache = Arc::new(Cache::new(config.dns.cache_bytes, settings.stale));
+        let answerer = Arc::new(Answerer::new(
+            settings,
+            Arc::clone(&cache),
+            Arc::clone(&forwarder) as Arc<dyn Forward>,
+            Arc::clone(&clock),
+            runtime.clone(),
+        ));
+
+        let identity = Arc::new(Identity::new(config, &boot.state, &clock));
+        let listeners = Listeners::open(
+            &Places::from(config),
+            Arc::clone(&answerer) as _,
+            identity.present(),
+            Limits::default(),
+            &runtime,
+        );
+        let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
+        let ntp_server =
+            Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
+        let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
+        let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
+        tokio::spawn(Arc::clone(&identity).watch());
+
+        let services = Self {
+            answerer,
+            cache,
+            forwarder,
+            listeners,
+            ntp,
+            ntp_server,
+            ntp_status,
+            client,
+            identity,
+        };
+        (services, reports)
+    }
+
+    /// A pool over the upstreams there are.
+    pub(super) fn pool(&self) -> Pool {
+        Pool::new(self.forwarder.0.load().endpoints())
+    }
+
+    /// Goes over to `config` without dropping a query or a connection that still fits.
+    /// Returns what a forwarder to other upstreams reports, if they have changed.
+    pub(super) fn reconfigure(
+        &self,
+        before: &Config,
+        config: &Config,
+        state: &StateDir,
+        clock: &Arc<dyn Clock>,
+        trust: TimeTrust,
+    ) -> Option<mpsc::Receiver<ForwardEvent>> {
+        self.answerer.reload(AnswerSettings::from(config));
+        if before.tls != config.tls {
+            self.identity.replace(config, state, clock);
+        }
+        self.listeners.reconfigure(&Places::from(config));
+        self.ntp.set(&config.ntp.listen);
+        if before.upstreams == config.upstreams {
+            return None;
+        }
+        let (forwarder, reports) = Forwarder::new(&config.upstreams, self.client.clone(), trust);
+        self.forwarder.0.store(Arc::new(forwarder));
+        Some(reports)
+    }
+
+    /// Begins a trust generation: sessions and answers of the one before are judged again.
+    pub(super) fn rise(&self, trust: TimeTrust) {
+        let settled = self.forwarder.0.load().rise(trust);
+        if matches!(trust.dates, crate::clock::CertDates::RuleR { .. }) {
+            return;
+        }
+        let answers = self.cache.settle(&settled.passed);
+        if !settled.failed.is_empty() || answers.dropped > 0 {
+            info!(
+                closed = settled.failed.len(),
+                answers_kept = answers.kept,
+                answers_dropped = answers.dropped,
+                "what was accepted before the time was known has been judged again"
+            );
+        }
+    }
+
+    /// Closes the listeners; false if answers were still under way after `grace`.
+    pub(super) async fn drain(&self, grace: Duration) -> bool {
+        self.ntp.close();
+        self.listeners.drain(grace).await
+    }
+}
+
+/// Hands what a forwarder reports to the steward.
+pub(super) fn pass_on(mut reports: mpsc::Receiver<ForwardEvent>, steward: mpsc::Sender<Message>) {
+    tokio::spawn(async move {
+        while let Some(event) = reports.recv().await {
+            if steward.send(Message::Forward(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The forwarder in force; a reload may replace it.
+#[derive(Debug)]
+pub(super) struct Upstreams(pub(super) ArcSwap<Forwarder>);
+
+impl Forward for Upstreams {
+    fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+        let forwarder = self.0.load_full();
+        Box::pin(async move { forwarder.forward(query).await })
+    }
+}
+
+/// Our own certificate, and the TLS configurations that show it.
+#[derive(Debug)]
+pub(super) struct Identity {
+    served: ArcSwap<Identified>,
+}
+
+#[derive(Debug)]
+struct Identified {
+    store: Arc<CertStore>,
+    dot: Arc<ServerConfig>,
+    doh: Arc<ServerConfig>,
+    fallback: Option<FallbackCa>,
+    name: Name,
+}
+
+impl Identity {
+    fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
+        Self { served: ArcSwap::from_pointee(Identified::new(config, state, clock)) }
+    }
+
+    fn replace(&self, config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) {
+        self.served.store(Arc::new(Identified::new(config, state, clock)));
+    }
+
+    /// Signs the fallback certificate again, with dates around `now`.
+    pub(super) fn renew_fallback(&self, now: UnixTime) {
+        let served = self.served.load();
+        if let Some(authority) = &served.fallback {
+            match authority.issue(&served.name, &own_addresses(), now) {
+                Ok(leaf) => served.store.set_fallback(leaf),
+                Err(error) => warn!(%error, "the fallback certificate keeps its dates"),
+            }
+        }
+    }
+
+    /// Where the certificate that clients are shown comes from.
+    pub(super) fn store(&self) -> Arc<CertStore> {
+        Arc::clone(&self.served.load().store)
+    }
+
+    fn present(self: &Arc<Self>) -> Tls {
+        let (dot, doh) = (Arc::clone(self), Arc::clone(self));
+        Tls {
+            dot: Arc::new(move || Arc::clone(&dot.served.load().dot)),
+            doh: Arc::new(move || Arc::clone(&doh.served.load().doh)),
+        }
+    }
+
+    /// Takes over certificate files whenever they change.
+    async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let store = self.store();
+            let event = tokio::task::spawn_blocking(move || store.poll()).await;
+            if let Ok(Some(event)) = event {
+                event.log();
+            }
+        }
+    }
+}
+
+impl Identified {
+    fn new(config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) -> Self {
+        let name = config.tls.name.clone();
+        let store = CertStore::new(config.tls.files.clone(), None);
+        if let Some(event) = store.poll() {
+            event.log();
+        }
+        // Making keys takes time that a boot does not have, unless clients are to see them.
+        let fallback = if store.from_files() { None } else { open_fallback(&name, state) };
+        let leaf = fallback.as_ref().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
+        match leaf {
+            Some(Ok(leaf)) => store.set_fallback(leaf),
+            Some(Err(error)) => error!(%error, "no fallback certificate: DoT and DoH need files"),
+            None => {}
+        }
+        let make = |alpn| match server_config(Arc::clone(&store), Arc::clone(clock), alpn) {
+            Ok(config) => config,
+            Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
+        };
+        Self { dot: make(ALPN_DOT), doh: make(ALPN_DOH), store, fallback, name }
+    }
+}
+
+/// The authority for `name` and its local domain; its certificate is put where clients can get it.
+fn open_fallback(name: &Name, state: &StateDir) -> Option<FallbackCa> {
+    let local = name.parent().filter(is_local);
+    let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
+    let authority = FallbackCa::open(&Vault(state), &zones)
+        .inspect_err(|error| error!(%error, "no fallback certificate: DoT and DoH need files"))
+        .ok()?;
+    let file = state.path().join(CA_FILE);
+    let present = std::fs::read_to_string(&file).unwrap_or_default();
+    if present != authority.certificate_pem()
+        && let Err(error) = std::fs::write(&file, authority.certificate_pem())
+    {
+        warn!(%error, file = %file.display(), "clients cannot be given the fallback authority's certificate");
+    }
+    Some(authority)
+}
+
+/// Whether `zone` is a domain that exists in homes only, and belongs to no registry.
+fn is_local(zone: &Name) -> bool {
+    const ENDS: &[&str] =
+        &["home", "home.arpa", "internal", "intranet", "lan", "localdomain", "private", "test"];
+    ENDS.iter().filter_map(|end| end.parse().ok()).any(|end: Name| zone.is_within(&end))
+}
+
+/// The fallback authority's key in the state directory.
+struct Vault<'s>(&'s StateDir);
+
+impl KeyVault for Vault<'_> {
+    fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
+        self.0.read(CA_KEY).map_err(std::io::Error::other)
+    }
+
+    fn store(&self, octets: &[u8]) -> std::io::Result<()> {
+        self.0.write(CA_KEY, octets).map_err(std::io::Error::other)
+    }
+}
+
+/// The addresses clients may know this machine by.
+fn own_addresses() -> Vec<IpAddr> {
+    let any = [
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    ];
+    let mut found: Vec<_> = any
+        .into_iter()
+        .flat_map(|wildcard| local_addresses(wildcard).unwrap_or_default())
+        .map(|address| address.ip())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// What an event of the forwarder means to the node.
+pub(super) fn input(event: &ForwardEvent, operator: impl Fn(usize) -> String) -> Input {
+    match *event {
+        ForwardEvent::Contradiction { endpoint, .. } => {
+            Input::Refuted { operator: operator(endpoint.0) }
+        }
+        ForwardEvent::Outcome { endpoint, outcome } => Input::Upstream(endpoint, outcome),
+        ForwardEvent::Verdict { endpoint, relaxed_only } => {
+            Input::UpstreamVerdict(endpoint, relaxed_only)
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The task that owns the node and the time engine: input in, actions carried out, timers kept.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use super::boot::Boot;
+use super::services::{self, Services};
+use crate::admin::Response;
+use crate::clock::{
+    Kiss, Level, Nanos, Reading, SourceId, Testimony, TimeTrust, Verdict, WitnessId, describe,
+};
+use crate::config::{ClockMode, Config};
+use crate::dns::ForwardEvent;
+use crate::health::{Change, Severity};
+use crate::host::config_file;
+use crate::host::hands;
+use crate::host::kernel::KernelStatus;
+use crate::host::notify;
+use crate::node::ports::{Clock, Steer};
+use crate::node::{Action, Input, Node};
+use crate::ntp::client::{self, AskError};
+use crate::ntp::engine::Engine;
+use crate::upstream::EndpointId;
+use crate::witness::{self, Target};
+
+/// How often the machine's clock is looked after.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the kernel is told what its clock is worth, and a later process of this boot.
+const TELL_EACH: Duration = Duration::from_secs(16);
+/// Two moves of the machine's clock by other hands within this time, and it is left to them.
+const HANDS_OFF: Duration = Duration::from_secs(600);
+
+/// What the steward is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A question by the control socket.
+    Ask(crate::admin::Request, oneshot::Sender<Response>),
+    /// What the forwarder learnt.
+    Forward(ForwardEvent),
+    /// What a time source or witness did.
+    Heard(Input, Option<Failure>),
+    /// Links, addresses or routes changed.
+    PathChanged,
+    /// Read the configuration again.
+    Reload(Option<oneshot::Sender<Response>>),
+    /// Keep what is to be kept, and end.
+    Stop,
+}
+
+/// Why a source or witness was not heard, for people.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    Source(SourceId, String),
+    Witness(WitnessId, String),
+}
+
+/// Owns the node.
+#[derive(Debug)]
+pub(super) struct Steward {
+    pub(super) boot: Arc<Boot>,
+    pub(super) services: Arc<Services>,
+    pub(super) node: Node,
+    pub(super) config: Config,
+    pub(super) targets: Vec<Target>,
+    pub(super) engine_panics: u64,
+    /// Why each source and witness was last not heard.
+    pub(super) source_failures: Vec<Option<String>>,
+    pub(super) witness_failures: Vec<Option<String>>,
+    file: Option<PathBuf>,
+    sender: mpsc::Sender<Message>,
+    engine: Engine<SourceId>,
+    trust: Option<TimeTrust>,
+    next_tick: Instant,
+    next_tell: Instant,
+    /// When other hands last moved the machine's clock.
+    moved: Option<Instant>,
+    clock: Arc<dyn Steer>,
+}
+
+impl Steward {
+    pub(super) fn new(
+        boot: Arc<Boot>,
+        services: Arc<Services>,
+        file: Option<PathBuf>,
+        sender: mpsc::Sender<Message>,
+        panics: u64,
+    ) -> Self {
+        let config = boot.config.clone();
+        let now = boot.now();
+        let node = Node::new(boot.trust(&config), services.pool(), now);
+        let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
+        let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
+        let mut steward = Self {
+            node,
+            source_failures: vec![None; config.clock.sources.len()],
+            witness_failures: vec![None; targets.len()],
+            targets,
+            engine_panics: panics,
+            file,
+            sender,
+            engine: Engine::new(Arc::clone(&clock), 1),
+            trust: None,
+            next_tick: now.mono,
+            next_tell: now.mono,
+            moved: None,
+            clock,
+            config,
+            boot,
+            services,
+        };
+        steward.report_start();
+        steward
+    }
+
+    pub(super) async fn run(mut self, mailbox: &mut mpsc::Receiver<Message>) {
+        self.act();
+        self.warm();
+        loop {
+            self.act();
+            let wait = self.next_wake().saturating_duration_since(self.boot.clock.mono());
+            tokio::select! {
+                message = mailbox.recv() => match message {
+                    Some(Message::Stop) | None => break,
+                    Some(message) => self.take(message),
+                },
+                () = tokio::time::sleep(wait) => self.wake(),
+            }
+        }
+        self.keep_all();
+        self.boot.finish();
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Ask(request, reply) => {
+                let _ = reply.send(self.answer(&request));
+            }
+            Message::Forward(event) => {
+                let endpoints = self.services.forwarder.0.load().endpoints();
+                let operator = |index: usize| {
+                    endpoints.get(index).map_or_else(String::new, |e| e.operator.clone())
+                };
+                let input = services::input(&event, operator);
+                self.feed(input);
+            }
+            Message::Heard(input, failure) => {
+                self.note_failure(&input, failure);
+                self.feed(input);
+            }
+            Message::PathChanged => {
+                self.services.forwarder.0.load().path_changed();
+                self.feed(Input::PathChanged);
+            }
+            Message::Reload(reply) => {
+                let response = self.reload();
+                if let Some(reply) = reply {
+                    let _ = reply.send(response);
+                }
+            }
+            Message::Stop => {}
+        }
+    }
+
+    pub(super) fn feed(&mut self, input: Input) {
+        let now = self.boot.now();
+        self.node.handle(input, now);
+    }
+
+    fn next_wake(&self) -> Instant {
+        let node = self.node.poll_timeout().map(|(at, _)| at);
+        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        [node, engine, Some(self.next_tick)].into_iter().flatten().min().unwrap_or(self.next_tick)
+    }
+
+    fn wake(&mut self) {
+        let now = self.boot.now();
+        self.node.handle_timeout(now);
+        self.with_engine(Engine::handle_timeout);
+        if now.mono >= self.next_tick {
+            self.next_tick = now.mono + TICK;
+            self.tick(now.mono);
+        }
+    }
+
+    /// Opens a connection to every upstream, so that the first question finds one.
+    fn warm(&self) {
+        for index in 0..self.services.forwarder.0.load().endpoints().len() {
+            let forwarder = self.services.forwarder.0.load_full();
+            tokio::spawn(async move { forwarder.probe(EndpointId(index)).await });
+        }
+    }
+
+    /// Carries out what the node wants.
+    fn act(&mut self) {
+        while let Some(action) = self.node.poll_action() {
+            match action {
+                Action::Announce(change) => announce(&change),
+                Action::AskSource { source, patience } => self.ask_source(source, patience),
+                Action::AskWitness(witness) => self.ask_witness(witness),
+                Action::Feed(source, reading) => self.steer_by(source, &reading),
+                Action::Plan(plan) => self.services.forwarder.0.load().set_plan(plan),
+                Action::Probe(endpoint) => {
+                    let forwarder = self.services.forwarder.0.load_full();
+                    tokio::spawn(async move { forwarder.probe(endpoint).await });
+                }
+                Action::Publish(trust) => self.publish(trust),
+                Action::SaveFloor(floor) => self.boot.keep_floor(floor),
+                Action::StepClock { by, basis } => {
+                    let before = self.boot.clock.utc();
+                    self.clock.step(by);
+                    self.engine = Engine::new(Arc::clone(&self.clock), 1);
+                    self.boot.forget_time();
+                    info!(
+                        by = describe(by),
+                        %before,
+                        after = %self.boot.clock.utc(),
+                        ?basis,
+                        "the clock is set"
+                    );
+                }
+                Action::TellFloorLowered { from, to } => {
+                    warn!(%from, %to, "the floor was wrong and is lowered, on the word of a majority of sources and the witnesses of two operators");
+                }
+            }
+        }
+        self.services.ntp_status.store(Arc::new(self.node.trust().ntp_status(self.boot.now())));
+    }
+
+    fn publish(&mut self, trust: TimeTrust) {
+        let before = self.trust.replace(trust);
+        info!(level = ?trust.level, verified = trust.verified, generation = trust.generation, "trust in the clock");
+        if before.is_none_or(|before| before.generation != trust.generation) {
+            self.services.rise(trust);
+        }
+        let newly = |held: fn(&TimeTrust) -> bool| {
+            held(&trust) && !before.is_some_and(|before| held(&before))
+        };
+        if newly(|trust| trust.verified) || newly(|trust| trust.level >= Level::Coarse) {
+            self.services.identity.renew_fallback(self.boot.clock.utc());
+        }
+        notify::status(&self.in_words());
+        self.next_tell = self.boot.clock.mono();
+    }
+
+    /// Each second: other hands on the clock; sources that no longer count; what others are told.
+    fn tick(&mut self, now: Instant) {
+        if let Some(moved) = self.boot.clock.foreign_step() {
+            self.meet_other_hands(moved, now);
+        }
+        let verdicts: Vec<_> =
+            self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
+        for (index, verdict) in verdicts.into_iter().enumerate() {
+            let id = SourceId(index);
+            if verdict != Verdict::Truechimer && self.engine.estimate(id).is_some() {
+                self.with_engine(|engine, _| engine.remove(id));
+            }
+        }
+        if now < self.next_tell {
+            return;
+        }
+        self.next_tell = now + TELL_EACH;
+        let status = self.node.trust().ntp_status(self.boot.now());
+        let error = status.root_dispersion_at(now) + status.root_delay / 2;
+        if status.synchronized {
+            self.boot.clock.set_status(KernelStatus {
+                synchronized: true,
+                est_error: status.root_dispersion_at(now),
+                max_error: error,
+                leap: status.leap,
+            });
+        }
+        self.keep_time();
+        self.report_listeners();
+        notify::status(&self.in_words());
+    }
+
+    fn meet_other_hands(&mut self, moved: Nanos, now: Instant) {
+        let suspects = hands::suspects().join(", ");
+        let again = self.moved.is_some_and(|at| now.saturating_duration_since(at) < HANDS_OFF);
+        self.moved = Some(now);
+        if !again {
+            warn!(
+                by = describe(moved),
+                suspects, "somebody else moved the machine's clock; it is set back"
+            );
+            self.boot.clock.resync_os();
+            return;
+        }
+        self.boot.clock.observe();
+        self.engine = Engine::new(Arc::clone(&self.clock), 1);
+        let text = format!(
+            "somebody else keeps moving the machine's clock (last by {}; likely: {suspects}); it is left \
+             to them, and a software clock serves names, certificates and NTP clients; stop the other \
+             program and restart firstlight, or set clock.mode = \"observe\"",
+            describe(moved)
+        );
+        self.feed(Input::Condition { name: "foreign-hands", held: Some((Severity::Error, text)) });
+    }
+
+    /// Gives a reading that agrees with the majority to the engine, which steers.
+    fn steer_by(&mut self, source: SourceId, reading: &Reading) {
+        let reading = client::Reading {
+            at: reading.at,
+            utc: reading.utc,
+            delay: reading.delay,
+            error: reading.error,
+            stratum: reading.stratum,
+            reference_id: reading.reference_id,
+            leap: reading.leap,
+            root_delay: reading.root_delay,
+            root_dispersion: reading.root_dispersion,
+            precision: PRECISION,
+        };
+        let outcome = self.with_engine(|engine, now| engine.handle_reading(source, &reading, now));
+        match outcome {
+            Some(Ok(update)) => {
+                let poll = update.estimate.poll;
+                if poll > 0 {
+                    let interval = Duration::from_secs(1 << poll.min(10));
+                    self.feed(Input::Pace(source, interval));
+                }
+                if let Some(consensus) = update.consensus {
+                    self.feed(Input::EngineError(consensus.root_dispersion));
+                }
+            }
+            Some(Err(refused)) => debug!(source = source.0, %refused, "reading not used"),
+            None => {}
+        }
+    }
+
+    /// Runs the engine; a panic in it costs its memory, nothing else.
+    fn with_engine<T>(
+        &mut self,
+        run: impl FnOnce(&mut Engine<SourceId>, Instant) -> T,
+    ) -> Option<T> {
+        let now = self.boot.clock.mono();
+        let done = catch_unwind(AssertUnwindSafe(|| run(&mut self.engine, now))).ok();
+        if done.is_none() {
+            self.engine_panics += 1;
+            let panics = self.engine_panics;
+            error!(panics, "the time engine failed and starts afresh; the clock runs on");
+            self.engine = Engine::new(Arc::clone(&self.clock), 1);
+        }
+        done
+    }
+
+    fn ask_source(&self, id: SourceId, patience: Duration) {
+        let Some(source) = self.config.clock.sources.get(id.0) else { return };
+        let (address, sender) = (source.address, self.sender.clone());
+        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
+        let clock = Arc::clone(&self.boot.clock);
+        // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
+        let pivot = floor.offset(-ERA_SLACK);
+        tokio::spawn(async move {
+            let said = client::ask(address, &*clock, pivot, patience).await;
+            let message = heard(id, said);
+            let _ = sender.send(message).await;
+        });
+    }
+
+    fn ask_witness(&self, id: WitnessId) {
+        let Some(target) = self.targets.get(id.0).cloned() else { return };
+        let sender = self.sender.clone();
+        let client = self.services.client.clone();
+        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
+        tokio::spawn(async move {
+            let message = match witness::fetch(&target, &client, floor).await {
+                Ok(said) => {
+                    let testimony = Testimony {
+                        at: said.at,
+                        utc: said.stated,
+                        error: said.error,
+                        passes_rule_r: said.passes_rule_r,
+                        valid_as_stated: said.valid_at_stated,
+                        valid_at_clock: said.valid_at_clock,
+                    };
+                    Message::Heard(Input::Testimony(id, testimony), None)
+                }
+                Err(error) => Message::Heard(
+                    Input::WitnessFailed(id),
+                    Some(Failure::Witness(id, error.to_string())),
+                ),
+            };
+            let _ = sender.send(message).await;
+        });
+    }
+
+    fn note_failure(&mut self, input: &Input, failure: Option<Failure>) {
+        match failure {
+            Some(Failure::Source(id, why)) => {
+                if let Some(slot) = self.source_failures.get_mut(id.0) {
+                    *slot = Some(why);
+                }
+            }
+            Some(Failure::Witness(id, why)) => {
+                if let Some(slot) = self.witness_failures.get_mut(id.0) {
+                    *slot = Some(why);
+                }
+            }
+            None => {
+                if let Input::Reading(id, _) = input
+                    && let Some(slot) = self.source_failures.get_mut(id.0)
+                {
+                    *slot = None;
+                }
+                if let Input::Testimony(id, _) = input
+                    && let Some(slot) = self.witness_failures.get_mut(id.0)
+                {
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    /// Reads the configuration again. A bad file changes nothing.
+    fn reload(&mut self) -> Response {
+        notify::reloading();
+        let outcome = config_file::load(self.file.as_deref());
+        let parsed = match outcome {
+            Ok(parsed) => parsed,
+            Err(refusal) => {
+                error!("{refusal}");
+                error!("the configuration cannot be used; the one before stays in force");
+                notify::ready();
+                return Response::refused(crate::admin::Reason::Failed, refusal.to_string());
+            }
+        };
+        let config = parsed.config;
+        let now = self.boot.now();
+        let trust = self.node.trust().trust(now.mono);
+        let clock: Arc<dyn Clock> = Arc::clone(&self.boot.clock) as Arc<dyn Clock>;
+        let reports =
+            self.services.reconfigure(&self.config, &config, &self.boot.state, &clock, trust);
+        if let Some(reports) = reports {
+            services::pass_on(reports, self.sender.clone());
+            self.node.replace_pool(self.services.pool(), now);
+            self.warm();
+        }
+        let witnesses = witness::targets(&config.clock.witnesses, &config.upstreams);
+        if self.config.clock != config.clock || self.config.upstreams != config.upstreams {
+            let trust = self.boot.succeed(self.node.trust(), &config);
+            self.targets = witnesses;
+            self.source_failures = vec![None; config.clock.sources.len()];
+            self.witness_failures = vec![None; self.targets.len()];
+            self.engine = Engine::new(Arc::clone(&self.clock), 1);
+            self.node.replace_trust(trust, now);
+        }
+        if self.config.state != config.state || self.config.clock.mode != config.clock.mode {
+            warn!("state.directory and clock.mode take effect at the next start");
+        }
+        self.boot.keep_config(&parsed.warnings);
+        self.config = config;
+        self.feed(Input::Condition { name: "configuration-unusable", held: None });
+        notify::ready();
+        info!("the configuration is read again");
+        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
+    }
+
+    fn report_start(&mut self) {
+        if let Some(report) = &self.boot.unusable {
+            let text = format!(
+                "the configuration cannot be used; {} runs instead; mend it and reload: {report}",
+                self.boot.origin
+            );
+            let held = Some((Severity::Error, text));
+            self.feed(Input::Condition { name: "configuration-unusable", held });
+        }
+        if let Some(refusal) = self.boot.clock.refusal() {
+            let text = format!(
+                "{refusal}; a software clock serves names, certificates and NTP clients; \
+                 give the service CAP_SYS_TIME, or set clock.mode = \"observe\""
+            );
+            let held = Some((Severity::Warning, text));
+            self.feed(Input::Condition { name: "clock-not-steered", held });
+        }
+    }
+
+    fn report_listeners(&mut self) {
+        let refused = self.services.refused();
+        let held = (!refused.is_empty()).then(|| (Severity::Error, refused.join("; ")));
+        self.feed(Input::Condition { name: "listeners-refused", held });
+    }
+
+    fn keep_time(&self) {
+        if let Some(known) = self.node.trust().to_resume(self.boot.now()) {
+            self.boot.keep_time(&known);
+        }
+    }
+
+    fn keep_all(&self) {
+        if let Some(floor) = self.node.trust().floor_to_save(self.boot.clock.mono()) {
+            self.boot.keep_floor(floor);
+        }
+        self.keep_time();
+    }
+
+    /// The state in a line, for `systemctl status`.
+    fn in_words(&self) -> String {
+        let trust = self.node.trust().trust(self.boot.clock.mono());
+        let time = match trust.level {
+            Level::Cold => "time not known yet",
+            Level::Coarse => "clock set, not confirmed",
+            Level::Disciplined => "clock disciplined",
+            Level::Holdover => "clock in holdover",
+            Level::Suspect => "clock contradicted",
+        };
+        let verified = if trust.verified { ", verified" } else { "" };
+        let conditions = self.node.health().conditions();
+        let grave = conditions.iter().find(|condition| condition.severity > Severity::Notice);
+        let grave = grave.map_or_else(String::new, |condition| format!("; {}", condition.name));
+        format!("{time}{verified}{grave}")
+    }
+
+    pub(super) const fn mode(&self) -> ClockMode {
+        self.config.clock.mode
+    }
+}
+
+/// Precision of a reading whose own is not carried: a microsecond (RFC 5905 section 7.3).
+const PRECISION: i8 = -20;
+/// A floor may lie this far ahead of the truth without moving a source's time into the next era.
+const ERA_SLACK: Nanos = 30 * 31_557_600 * 1_000_000_000;
+
+fn heard(id: SourceId, said: Result<client::Reading, AskError>) -> Message {
+    match said {
+        Ok(reading) => {
+            let reading = Reading {
+                at: reading.at,
+                utc: reading.utc,
+                error: reading.error,
+                delay: reading.delay,
+                stratum: reading.stratum,
+                reference_id: reading.reference_id,
+                root_delay: reading.root_delay,
+                root_dispersion: reading.root_dispersion,
+                leap: reading.leap,
+            };
+            Message::Heard(Input::Reading(id, reading), None)
+        }
+        Err(error) => {
+            let failure = Some(Failure::Source(id, error.to_string()));
+            let input = match error {
+                AskError::Kiss(client::Kiss::Deny | client::Kiss::Rstr) => {
+                    Input::Kissed(id, Kiss::Deny)
+                }
+                AskError::Kiss(client::Kiss::Rate) => Input::Kissed(id, Kiss::Rate),
+                AskError::Kiss(client::Kiss::Other(_))
+                | AskError::Unsynchronized { .. }
+                | AskError::Implausible(_)
+                | AskError::TooDistant(_)
+                | AskError::Refused
+                | AskError::Silent(_)
+                | AskError::Network(_) => Input::Silence(id),
+            };
+            Message::Heard(input, failure)
+        }
+    }
+}
+
+fn announce(change: &Change) {
+    match change {
+        Change::Raised(condition) => match condition.severity {
+            Severity::Notice => info!(condition = condition.name, "{}", condition.text),
+            Severity::Warning => warn!(condition = condition.name, "{}", condition.text),
+            Severity::Error => error!(condition = condition.name, "{}", condition.text),
+        },
+        Change::Cleared(condition) => info!(condition = condition.name, "cleared"),
+    }
+}

@@ -1,0 +1,194 @@
+//! Questions on their way to an upstream, each at most once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::counters::{Counters, count};
+use crate::cache::{Answer, Cache, Key, Provenance};
+use crate::dns::{Forward, ForwardError, Forwarded};
+use crate::node::ports::Clock;
+use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
+
+/// Questions under way at once, and those who wait for one of them.
+const FLIGHTS_MAX: usize = 2_000;
+const WAITERS_MAX: usize = 1_000;
+
+/// The longest that a question may be under way.
+const FLIGHT_MAX: Duration = Duration::from_secs(8);
+
+/// How long it is remembered that no upstream could be asked, in seconds: the least that
+/// RFC 9520 section 3.2 asks for, since the uplink may be back at any moment.
+const FAILURE_TTL: u32 = 1;
+
+/// Where a question's answer arrives.
+pub(super) type Arrival = watch::Receiver<Option<Arc<Answer>>>;
+
+/// Where it is put, by [`Question`].
+type UnderWay = HashMap<Box<[u8]>, Arc<watch::Sender<Option<Arc<Answer>>>>>;
+
+/// Asks upstreams, and lets everybody with the same question wait for the one answer.
+#[derive(Debug)]
+pub(super) struct Flights {
+    pub(super) cache: Arc<Cache>,
+    pub(super) forward: Arc<dyn Forward>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) counters: Counters,
+    runtime: Handle,
+    under_way: Mutex<UnderWay>,
+}
+
+impl Flights {
+    pub(super) fn new(
+        cache: Arc<Cache>,
+        forward: Arc<dyn Forward>,
+        clock: Arc<dyn Clock>,
+        runtime: Handle,
+    ) -> Self {
+        let counters = Counters::default();
+        Self { cache, forward, clock, counters, runtime, under_way: Mutex::default() }
+    }
+
+    /// Sends a question on its way, or joins it. It goes on when nobody waits any longer.
+    ///
+    /// # Errors
+    ///
+    /// If as many questions are under way, or as many wait for this one, as may.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        key: &Key<'_>,
+        max_ttl: u32,
+    ) -> Result<Arrival, ForwardError> {
+        let question = Question::from(key);
+        let mut under_way = self.under_way();
+        if let Some(sender) = under_way.get(&question.octets) {
+            let waiting = sender.receiver_count();
+            if waiting >= WAITERS_MAX {
+                return Err(ForwardError::Busy(waiting));
+            }
+            count(&self.counters.shared);
+            return Ok(sender.subscribe());
+        }
+        if under_way.len() >= FLIGHTS_MAX {
+            return Err(ForwardError::Busy(under_way.len()));
+        }
+        let (sender, arrival) = watch::channel(None);
+        let sender = Arc::new(sender);
+        under_way.insert(question.octets.clone(), Arc::clone(&sender));
+        drop(under_way);
+        count(&self.counters.flights);
+        let landing = Landing { flights: Arc::clone(self), question, sender };
+        self.runtime.spawn(landing.fly(max_ttl));
+        Ok(arrival)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the answer to `question`.
+pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Arc<Answer> {
+    let landed = arrival.wait_for(Option::is_some).await;
+    landed.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
+        let error = ForwardError::Unreachable("the question was lost on its way".to_owned());
+        Arc::new(failure(question, &error))
+    })
+}
+
+/// A failure to ask, as an answer that says why.
+pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
+    let code = match error {
+        ForwardError::Busy(_) => Ede::Other,
+        ForwardError::NoUpstream | ForwardError::Unreachable(_) => Ede::NoReachableAuthority,
+    };
+    Answer::failure(question, code, &error.to_string(), FAILURE_TTL)
+}
+
+/// What tells questions apart: [`Key`], with a place of its own.
+#[derive(Debug)]
+struct Question {
+    /// Canonical name, type and class, then the flags of the key.
+    octets: Box<[u8]>,
+}
+
+impl Question {
+    fn key(&self) -> Key<'_> {
+        let (flags, question) = self.octets.split_last().unwrap_or((&0, &[]));
+        Key { question, dnssec_ok: flags & 1 != 0, checking_disabled: flags & 2 != 0 }
+    }
+
+    /// The question as it is sent: with recursion, EDNS, and AD set, which asks for the
+    /// validation state without DNSSEC records (RFC 6840 section 5.7).
+    fn to_message(&self) -> Vec<u8> {
+        let key = self.key();
+        let header = Header { id: 0, flags: flags::RD | flags::AD, counts: [1, 0, 0, 1] }
+            .with(flags::CD, key.checking_disabled);
+        let [_, opt] = Type::OPT.0.to_be_bytes();
+        let [s0, s1] = UDP_PAYLOAD.to_be_bytes();
+        let dnssec_ok = u8::from(key.dnssec_ok) << 7;
+        let opt = [0, 0, opt, s0, s1, 0, 0, dnssec_ok, 0, 0, 0];
+        [&header.to_octets(), key.question, &opt].concat()
+    }
+}
+
+impl From<&Key<'_>> for Question {
+    fn from(key: &Key<'_>) -> Self {
+        let flags = u8::from(key.dnssec_ok) | u8::from(key.checking_disabled) << 1;
+        Self { octets: [key.question, &[flags]].concat().into() }
+    }
+}
+
+/// A question under way. However it ends, it makes room; those who wait for one that ends
+/// without an answer are told by the closed channel.
+struct Landing {
+    flights: Arc<Flights>,
+    question: Question,
+    sender: Arc<watch::Sender<Option<Arc<Answer>>>>,
+}
+
+impl Landing {
+    async fn fly(self, max_ttl: u32) {
+        let flights = &self.flights;
+        let key = self.question.key();
+        let era = flights.cache.era();
+        let asked = flights.forward.forward(self.question.to_message());
+        let (answer, provenance) = match tokio::time::timeout(FLIGHT_MAX, asked).await {
+            Ok(Ok(forwarded)) => self.take(&forwarded, max_ttl),
+            Ok(Err(error)) => (failure(key.question, &error), Provenance::Strict),
+            Err(_) => {
+                let text = format!("no upstream answered within {} s", FLIGHT_MAX.as_secs());
+                let answer =
+                    Answer::failure(key.question, Ede::NoReachableAuthority, &text, FAILURE_TTL);
+                (answer, Provenance::Strict)
+            }
+        };
+        let answer = Arc::new(answer);
+        let now = flights.clock.mono();
+        flights.cache.insert(&key, Arc::clone(&answer), provenance, era, now);
+        self.sender.send_replace(Some(answer));
+    }
+
+    fn take(&self, forwarded: &Forwarded, max_ttl: u32) -> (Answer, Provenance) {
+        let question = self.question.key().question;
+        let provenance = forwarded.relaxed.map_or(Provenance::Strict, Provenance::Relaxed);
+        let relaxed = forwarded.relaxed.is_some();
+        let answer = Answer::new(&forwarded.message, question, max_ttl, relaxed);
+        let answer = answer.unwrap_or_else(|error| {
+            count(&self.flights.counters.unfit);
+            tracing::debug!(%error, "an upstream's answer cannot be used");
+            let text = format!("an upstream's answer cannot be used: {error}");
+            Answer::failure(question, Ede::NetworkError, &text, FAILURE_TTL)
+        });
+        (answer, provenance)
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.flights.under_way().remove(&self.question.octets);
+    }
+}

@@ -1,0 +1,49 @@
+//! What the administrator decides about answers.
+
+use std::time::Duration;
+
+use crate::config::{Config, LocalName, Plaintext};
+use crate::names::{Entry, Names};
+
+/// How long a client waits for an upstream before it is given a stale answer (RFC 8767 section 5,
+/// client response timer).
+const PATIENCE: Duration = Duration::from_millis(1800);
+
+/// What the administrator decides about answers; replaced whole at a reload.
+#[derive(Debug)]
+pub struct AnswerSettings {
+    /// The names that are answered from here.
+    pub names: Names,
+    /// What clients without encryption are given.
+    pub plaintext: Plaintext,
+    /// Longest time a fresh answer is kept, in seconds.
+    pub max_ttl: u32,
+    /// How long past its time to live an answer may stand in for a dead upstream.
+    pub stale: Duration,
+    /// How long an upstream may take before a stale answer stands in.
+    pub patience: Duration,
+}
+
+impl From<&Config> for AnswerSettings {
+    fn from(config: &Config) -> Self {
+        let entries: Vec<Entry> = config.names.iter().map(entry).collect();
+        Self {
+            names: Names::new(&entries, config.dns.canary),
+            plaintext: config.dns.plaintext,
+            max_ttl: config.dns.max_ttl,
+            stale: Duration::from_secs(config.dns.stale.into()),
+            patience: PATIENCE,
+        }
+    }
+}
+
+fn entry(local: &LocalName) -> Entry {
+    Entry {
+        name: local.name.clone(),
+        wildcard: local.wildcard,
+        addresses: local.addresses.clone(),
+        cname: local.cname.clone(),
+        txt: local.txt.clone(),
+        ttl: local.ttl,
+    }
+}

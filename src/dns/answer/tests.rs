@@ -1,0 +1,639 @@
+//! The pipeline, between a scripted upstream and hickory-proto as the client.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{Edns, Message as Hickory, MessageType, OpCode, Query as Question};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::{A, CNAME, SOA};
+use hickory_proto::rr::{DNSClass, Name as HickoryName, RData, Record, RecordType};
+use proptest::prelude::*;
+use tokio::sync::{mpsc, oneshot};
+
+use super::*;
+use crate::cache::ChainId;
+use crate::clock::UnixTime;
+use crate::dns::{BoxFuture, ForwardError, Forwarded};
+use crate::names::{Entry, Names};
+
+#[tokio::test]
+async fn a_miss_is_asked_upstream_once_and_kept() {
+    let mut lab = Lab::new(settings());
+    let first = lab.spawn(query("www.example."));
+
+    let asked = lab.upstream().await;
+    let sent = Hickory::from_vec(&asked.query).unwrap();
+    assert!(sent.metadata.recursion_desired);
+    assert_eq!(sent.queries[0].name().to_string(), "www.example.");
+    asked.answer(&positive("www.example.", 300));
+
+    assert_eq!(ttls(&first.await.unwrap().unwrap()), [300]);
+    lab.clock.pass(Duration::from_secs(9));
+    let (read, quick) = lab.quick(&query("www.example."));
+    assert_eq!((quick, ttls(&read)), (Quick::Reply, vec![291]));
+    assert_eq!((lab.answerer.counts().forwarded, lab.answerer.counts().cached), (1, 1));
+}
+
+#[tokio::test]
+async fn equal_questions_share_one_upstream_query() {
+    let mut lab = Lab::new(settings());
+    let clients: Vec<_> = (0..20).map(|_| lab.spawn(query("www.example."))).collect();
+
+    let asked = lab.upstream().await;
+    tokio::task::yield_now().await;
+    asked.answer(&positive("www.example.", 300));
+
+    for client in clients {
+        assert_eq!(ttls(&client.await.unwrap().unwrap()), [300]);
+    }
+    assert!(lab.asked.try_recv().is_err(), "asked more than once");
+    assert_eq!((lab.answerer.counts().flights, lab.answerer.counts().shared), (1, 19));
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_when_the_client_has_left() {
+    let mut lab = Lab::new(settings());
+    let client = lab.spawn(query("www.example."));
+    let asked = lab.upstream().await;
+    client.abort();
+    assert!(client.await.is_err());
+
+    asked.answer(&positive("www.example.", 300));
+    lab.landed().await;
+
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+}
+
+#[tokio::test]
+async fn a_stale_answer_stands_in_for_an_upstream_that_fails() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 60).await;
+    lab.clock.pass(Duration::from_secs(61));
+
+    let client = lab.spawn(query("www.example."));
+    lab.upstream().await.fail(ForwardError::NoUpstream);
+
+    let stale = client.await.unwrap().unwrap();
+    assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
+    // Nobody has to wait for the next attempt, which goes on behind another stale answer.
+    lab.clock.pass(Duration::from_secs(1));
+    let (again, quick) = lab.quick(&query("www.example."));
+    assert_eq!((quick, ede(&again).unwrap().0), (Quick::Reply, 3));
+    lab.upstream().await.answer(&positive("www.example.", 60));
+    lab.landed().await;
+    assert_eq!(ttls(&lab.quick(&query("www.example.")).0), [60]);
+}
+
+#[tokio::test]
+async fn a_servfail_of_an_upstream_is_no_reason_to_forget_an_answer() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 60).await;
+    lab.clock.pass(Duration::from_secs(61));
+
+    let client = lab.spawn(query("www.example."));
+    lab.upstream().await.answer(&empty("www.example.", ResponseCode::ServFail, None));
+
+    let stale = client.await.unwrap().unwrap();
+    assert_eq!((stale.metadata.response_code, ttls(&stale)), (ResponseCode::NoError, vec![30]));
+}
+
+#[tokio::test]
+async fn a_stale_answer_stands_in_for_an_upstream_that_is_slow() {
+    let mut lab = Lab::new(AnswerSettings { patience: Duration::from_millis(10), ..settings() });
+    lab.keep("www.example.", 60).await;
+    lab.clock.pass(Duration::from_secs(61));
+
+    let client = lab.spawn(query("www.example."));
+    let asked = lab.upstream().await;
+    let stale = client.await.unwrap().unwrap();
+    assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
+
+    // The refresh goes on behind it, and nobody else waits.
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+    asked.answer(&positive("www.example.", 60));
+    lab.landed().await;
+    let (fresh, _) = lab.quick(&query("www.example."));
+    assert_eq!((ttls(&fresh), ede(&fresh)), (vec![60], None));
+}
+
+#[tokio::test]
+async fn an_absent_name_is_absent_when_stale_too() {
+    let mut lab = Lab::new(settings());
+    let client = lab.spawn(query("gone.example."));
+    lab.upstream().await.answer(&empty("gone.example.", ResponseCode::NXDomain, Some(60)));
+    client.await.unwrap();
+    lab.clock.pass(Duration::from_secs(61));
+
+    let client = lab.spawn(query("gone.example."));
+    lab.upstream().await.fail(ForwardError::NoUpstream);
+
+    let stale = client.await.unwrap().unwrap();
+    assert_eq!(stale.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(ede(&stale).unwrap().0, 19);
+}
+
+#[tokio::test]
+async fn every_failure_says_why() {
+    let mut lab = Lab::new(settings());
+    let failures = [
+        (ForwardError::NoUpstream, 22, "no upstream is configured"),
+        (ForwardError::Unreachable("refused".into()), 22, "refused"),
+        (ForwardError::Busy(9), 0, "9 questions"),
+    ];
+    for (error, code, text) in failures {
+        let client = lab.spawn(query("www.example."));
+        lab.upstream().await.fail(error);
+        let reply = client.await.unwrap().unwrap();
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        let (said, why) = ede(&reply).unwrap();
+        assert!(said == code && why.contains(text), "{said} {why}");
+        lab.clock.pass(Duration::from_secs(1));
+    }
+
+    let client = lab.spawn(query("www.example."));
+    lab.upstream().await.answer(&positive("ww2.example.", 60));
+    let (code, why) = ede(&client.await.unwrap().unwrap()).unwrap();
+    assert!(code == 23 && why.contains("another question"), "{code} {why}");
+    assert_eq!(lab.answerer.counts().unfit, 1);
+}
+
+#[tokio::test]
+async fn a_failure_is_remembered_for_a_second() {
+    let mut lab = Lab::new(settings());
+    let client = lab.spawn(query("www.example."));
+    lab.upstream().await.fail(ForwardError::NoUpstream);
+    client.await.unwrap();
+
+    let (reply, quick) = lab.quick(&query("www.example."));
+    assert_eq!((quick, ede(&reply).unwrap().0), (Quick::Reply, 22));
+    lab.clock.pass(Duration::from_secs(1));
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Slow);
+}
+
+#[tokio::test]
+async fn an_upstream_that_panics_is_a_failure_and_no_more() {
+    let lab = Lab::new(settings());
+    drop(lab.asked);
+
+    let reply = answer(&lab.answerer, &query("www.example."), Protocol::Udp).await.unwrap();
+
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert!(ede(&reply).unwrap().1.contains("lost"));
+}
+
+#[tokio::test]
+async fn clients_without_encryption_get_what_the_policy_says() {
+    let lab = Lab::new(settings());
+    let code = |name: &str, protocol| {
+        let mut out = Vec::new();
+        match lab.answerer.quick(&query(name), &client(protocol), &mut out) {
+            Quick::Reply => {
+                let reply = Hickory::from_vec(&out).unwrap();
+                Some((reply.metadata.response_code, ede(&reply).map(|(code, _)| code)))
+            }
+            Quick::Drop | Quick::Slow => None,
+        }
+    };
+    let refused = Some((ResponseCode::Refused, Some(18)));
+    let local = Some((ResponseCode::NoError, None));
+
+    lab.answerer.reload(AnswerSettings { plaintext: Plaintext::LocalOnly, ..settings() });
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        assert_eq!(code("pi.home.lan.", protocol), local);
+        assert_eq!(code("www.example.", protocol), refused);
+        // The alias is local, what it stands for is not.
+        assert_eq!(code("shop.home.lan.", protocol), local);
+    }
+    assert_eq!(code("www.example.", Protocol::Dot), None);
+
+    lab.answerer.reload(AnswerSettings { plaintext: Plaintext::Refuse, ..settings() });
+    assert_eq!(code("pi.home.lan.", Protocol::Udp), refused);
+    assert_eq!(code("pi.home.lan.", Protocol::Doh), local);
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_refused() {
+    let lab = Lab::new(settings());
+    let rcode = |qtype, class| {
+        let mut message = Hickory::from_vec(&query("version.bind.")).unwrap();
+        message.queries[0].set_query_type(qtype).set_query_class(class);
+        lab.quick(&message.to_vec().unwrap()).0.metadata.response_code
+    };
+
+    assert_eq!(rcode(RecordType::AXFR, DNSClass::IN), ResponseCode::Refused);
+    assert_eq!(rcode(RecordType::IXFR, DNSClass::IN), ResponseCode::Refused);
+    assert_eq!(rcode(RecordType::TXT, DNSClass::CH), ResponseCode::Refused);
+    let mut notify = query("www.example.");
+    notify[2] |= 4 << 3;
+    assert_eq!(lab.quick(&notify).0.metadata.response_code, ResponseCode::NotImp);
+    let mut response = query("www.example.");
+    response[2] |= 0x80;
+    let mut out = Vec::new();
+    assert_eq!(lab.answerer.quick(&response, &client(Protocol::Udp), &mut out), Quick::Drop);
+    let counts = lab.answerer.counts();
+    assert_eq!((counts.refused, counts.malformed, counts.dropped), (3, 1, 1));
+}
+
+#[tokio::test]
+async fn a_question_for_any_record_over_udp_gets_one() {
+    let lab = Lab::new(settings());
+    let mut message = Hickory::from_vec(&query("www.example.")).unwrap();
+    message.queries[0].set_query_type(RecordType::ANY);
+    let any = message.to_vec().unwrap();
+
+    let (reply, _) = lab.quick(&any);
+    assert_eq!(reply.answers.len(), 1);
+    assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
+    let mut out = Vec::new();
+    assert_eq!(lab.answerer.quick(&any, &client(Protocol::Tcp), &mut out), Quick::Slow);
+}
+
+#[tokio::test]
+async fn id_case_and_flags_are_the_clients_own() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 300).await;
+    let mut shouted = query("www.example.");
+    shouted[..2].copy_from_slice(&[0xbe, 0xef]);
+    shouted[2] &= !1;
+    shouted[12..25].copy_from_slice(b"\x03WwW\x07eXAMPLe\0");
+
+    let mut out = Vec::new();
+    lab.answerer.quick(&shouted, &client(Protocol::Udp), &mut out);
+
+    assert_eq!(out[..2], [0xbe, 0xef]);
+    assert_eq!(out[2] & 1, 0, "RD is set");
+    assert_eq!(&out[12..25], b"\x03WwW\x07eXAMPLe\0");
+}
+
+#[tokio::test]
+async fn only_clients_who_ask_for_it_see_the_ad_bit() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 300).await;
+    let authentic = |change: fn(&mut Hickory)| {
+        let mut message = Hickory::from_vec(&query("www.example.")).unwrap();
+        change(&mut message);
+        lab.quick(&message.to_vec().unwrap()).0.metadata.authentic_data
+    };
+
+    assert!(!authentic(|_| ()));
+    assert!(authentic(|message| message.metadata.authentic_data = true));
+}
+
+#[tokio::test]
+async fn relaxed_answers_are_dropped_when_their_chain_fails() {
+    let mut lab = Lab::new(settings());
+    for (name, chain) in [("good.example.", 1), ("bad.example.", 2)] {
+        let client = lab.spawn(query(name));
+        lab.upstream().await.answer_through(&positive(name, 300), Some(ChainId(chain)));
+        assert_eq!(ttls(&client.await.unwrap().unwrap()), [60]);
+    }
+
+    lab.answerer.cache().settle(&BTreeSet::from([ChainId(1)]));
+
+    assert_eq!(lab.quick(&query("good.example.")).1, Quick::Reply);
+    assert_eq!(lab.quick(&query("bad.example.")).1, Quick::Slow);
+}
+
+#[tokio::test]
+async fn an_answer_too_long_for_udp_is_cut() {
+    let mut lab = Lab::new(settings());
+    let mut long = Hickory::from_vec(&positive("www.example.", 300)).unwrap();
+    for n in 0..100 {
+        let rdata = RData::A(A(Ipv4Addr::new(192, 0, 2, n)));
+        long.add_answer(Record::from_rdata(name("www.example."), 300, rdata));
+    }
+    let client = lab.spawn(query("www.example."));
+    lab.upstream().await.answer(&long.to_vec().unwrap());
+    let cut = client.await.unwrap().unwrap();
+    assert!(cut.metadata.truncation && cut.answers.is_empty() && cut.edns.is_some());
+
+    let whole = answer(&lab.answerer, &query("www.example."), Protocol::Tcp).await.unwrap();
+    assert_eq!((whole.metadata.truncation, whole.answers.len()), (false, 101));
+}
+
+#[tokio::test]
+async fn a_local_alias_into_the_world_is_completed() {
+    let mut lab = Lab::new(settings());
+    let client = lab.spawn(query("shop.home.lan."));
+    let asked = lab.upstream().await;
+    let mut upstream =
+        Hickory::from_vec(&empty("shop.example.", ResponseCode::NoError, None)).unwrap();
+    let alias = RData::CNAME(CNAME(name("cdn.example.")));
+    upstream.add_answer(Record::from_rdata(name("shop.example."), 300, alias));
+    let address = RData::A(A(Ipv4Addr::new(192, 0, 2, 7)));
+    upstream.add_answer(Record::from_rdata(name("cdn.example."), 20, address.clone()));
+    asked.answer(&upstream.to_vec().unwrap());
+
+    let reply = client.await.unwrap().unwrap();
+
+    let owners: Vec<_> = reply.answers.iter().map(|record| record.name.to_string()).collect();
+    assert_eq!(owners, ["shop.home.lan.", "shop.example.", "cdn.example."]);
+    assert_eq!(reply.answers[2].data, address);
+    assert_eq!(ttls(&reply), [60, 300, 20]);
+}
+
+#[tokio::test]
+async fn an_answer_in_use_is_refreshed_before_it_expires() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 100).await;
+    lab.quick(&query("www.example."));
+    lab.clock.pass(Duration::from_secs(95));
+
+    let (reply, quick) = lab.quick(&query("www.example."));
+    assert_eq!((quick, ttls(&reply)), (Quick::Reply, vec![5]));
+    lab.upstream().await.answer(&positive("www.example.", 100));
+    lab.landed().await;
+
+    assert_eq!(ttls(&lab.quick(&query("www.example.")).0), [100]);
+    assert_eq!(lab.answerer.counts().refreshed, 1);
+}
+
+#[tokio::test]
+async fn too_many_questions_under_way_are_turned_away_at_once() {
+    let lab = Lab::new(settings());
+    let waiting: Vec<_> = (0..2_000).map(|n| lab.spawn(query(&format!("n{n}.example.")))).collect();
+    while lab.answerer.counts().flights < 2_000 {
+        tokio::task::yield_now().await;
+    }
+
+    let reply = answer(&lab.answerer, &query("one.more."), Protocol::Udp).await.unwrap();
+
+    assert!(ede(&reply).unwrap().1.contains("2000 questions"));
+    assert_eq!(lab.answerer.counts().shed, 1);
+    drop(waiting);
+}
+
+#[tokio::test]
+async fn too_many_who_wait_for_one_answer_are_turned_away_at_once() {
+    let mut lab = Lab::new(settings());
+    let waiting: Vec<_> = (0..1_000).map(|_| lab.spawn(query("www.example."))).collect();
+    let asked = lab.upstream().await;
+    while lab.answerer.counts().shared < 999 {
+        tokio::task::yield_now().await;
+    }
+
+    let reply = answer(&lab.answerer, &query("www.example."), Protocol::Udp).await.unwrap();
+
+    assert!(ede(&reply).unwrap().1.contains("1000 questions"));
+    asked.answer(&positive("www.example.", 300));
+    for client in waiting {
+        assert_eq!(ttls(&client.await.unwrap().unwrap()), [300]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the client's flags, size and letter case, and whatever the upstream said: the
+    /// thread that receives and the task that waits write the same octets.
+    #[test]
+    fn quick_equals_slow_octet_for_octet(
+        shape in (any::<u16>(), any::<[bool; 3]>(), prop::option::of((any::<u16>(), any::<bool>()))),
+        upper in any::<[bool; 8]>(),
+        protocol in prop_oneof![Just(Protocol::Udp), Just(Protocol::Dot)],
+        rcode in prop_oneof![
+            Just(ResponseCode::NoError), Just(ResponseCode::NXDomain), Just(ResponseCode::ServFail),
+        ],
+        addresses in prop::collection::vec((1..90_000_u32, any::<[u8; 4]>()), 0..80),
+        (authentic, soa) in (any::<bool>(), 1..5_000_u32),
+        note in prop::option::of("[a-z ]{0,30}"),
+    ) {
+        let (id, [rd, ad, cd], edns) = shape;
+        let mut question = Hickory::from_vec(&query("www.example.")).unwrap();
+        question.metadata.id = id;
+        question.metadata.recursion_desired = rd;
+        question.metadata.authentic_data = ad;
+        question.metadata.checking_disabled = cd;
+        question.edns = edns.map(|(size, dnssec_ok)| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(size).set_dnssec_ok(dnssec_ok);
+            edns
+        });
+        let mut packet = question.to_vec().unwrap();
+        for (octet, upper) in packet[12..].iter_mut().zip(upper) {
+            if upper {
+                octet.make_ascii_uppercase();
+            }
+        }
+        let mut said = Hickory::from_vec(&empty("www.example.", rcode, Some(soa))).unwrap();
+        said.metadata.authentic_data = authentic;
+        for (ttl, address) in addresses {
+            let rdata = RData::A(A(address.into()));
+            said.add_answer(Record::from_rdata(name("www.example."), ttl, rdata));
+        }
+        if let Some(note) = note {
+            let mut edns = Edns::new();
+            let content = [b"\0\x11", note.as_bytes()].concat();
+            edns.options_mut().insert(EdnsOption::Unknown(15, content));
+            said.set_edns(edns);
+        }
+        let said = said.to_vec().unwrap();
+
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut lab = Lab::new(settings());
+            let answerer = Arc::clone(&lab.answerer);
+            let asking = packet.clone();
+            let slow = tokio::spawn(async move { answerer.answer(&asking, &client(protocol)).await });
+            lab.upstream().await.answer(&said);
+            let slow = slow.await.unwrap().unwrap();
+            let mut quick = b"what was here before".to_vec();
+            assert_eq!(lab.answerer.quick(&packet, &client(protocol), &mut quick), Quick::Reply);
+            assert_eq!(slow, quick);
+            let read = Hickory::from_vec(&slow).unwrap();
+            assert_eq!((read.metadata.id, read.metadata.recursion_desired), (id, rd));
+            assert_eq!(read.edns.is_some(), edns.is_some());
+            assert!(!read.metadata.authentic_data || ad || edns.is_some_and(|(_, dnssec)| dnssec));
+        });
+    }
+}
+
+/// An answerer with a virtual clock, and the upstream's end of it.
+struct Lab {
+    answerer: Arc<Answerer>,
+    clock: Arc<VirtualClock>,
+    asked: mpsc::UnboundedReceiver<Asked>,
+}
+
+impl Lab {
+    fn new(settings: AnswerSettings) -> Self {
+        let (forward, asked) = mpsc::unbounded_channel();
+        let clock = Arc::new(VirtualClock::start());
+        let answerer = Answerer::new(
+            settings,
+            Arc::new(Cache::new(1 << 20, Duration::ZERO)),
+            Arc::new(Script(forward)),
+            Arc::<VirtualClock>::clone(&clock),
+            Handle::current(),
+        );
+        Self { answerer: Arc::new(answerer), clock, asked }
+    }
+
+    /// A client that waits for its answer.
+    fn spawn(&self, packet: Vec<u8>) -> tokio::task::JoinHandle<Option<Hickory>> {
+        let answerer = Arc::clone(&self.answerer);
+        tokio::spawn(async move { answer(&answerer, &packet, Protocol::Udp).await })
+    }
+
+    /// The next question that reaches the upstream.
+    async fn upstream(&mut self) -> Asked {
+        self.asked.recv().await.unwrap()
+    }
+
+    /// Lets the answerer take what the upstream has said.
+    async fn landed(&self) {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn keep(&mut self, name: &str, ttl: u32) {
+        let client = self.spawn(query(name));
+        self.upstream().await.answer(&positive(name, ttl));
+        client.await.unwrap().unwrap();
+    }
+
+    fn quick(&self, packet: &[u8]) -> (Hickory, Quick) {
+        let mut out = Vec::new();
+        let quick = self.answerer.quick(packet, &client(Protocol::Udp), &mut out);
+        let read =
+            if quick == Quick::Reply { Hickory::from_vec(&out).unwrap() } else { Hickory::query() };
+        (read, quick)
+    }
+}
+
+async fn answer(answerer: &Answerer, packet: &[u8], protocol: Protocol) -> Option<Hickory> {
+    let reply = answerer.answer(packet, &client(protocol)).await?;
+    Some(Hickory::from_vec(&reply).unwrap())
+}
+
+/// A question that has reached the upstream.
+struct Asked {
+    query: Vec<u8>,
+    reply: oneshot::Sender<Result<Forwarded, ForwardError>>,
+}
+
+impl Asked {
+    fn answer(self, message: &[u8]) {
+        self.answer_through(message, None);
+    }
+
+    fn answer_through(self, message: &[u8], relaxed: Option<ChainId>) {
+        self.reply.send(Ok(Forwarded { message: message.to_vec(), relaxed })).unwrap();
+    }
+
+    fn fail(self, error: ForwardError) {
+        self.reply.send(Err(error)).unwrap();
+    }
+}
+
+/// An upstream that does what the test says.
+#[derive(Debug)]
+struct Script(mpsc::UnboundedSender<Asked>);
+
+impl Forward for Script {
+    fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Asked { query, reply }).map_err(|_| ()).unwrap();
+        Box::pin(async move { answer.await.unwrap() })
+    }
+}
+
+#[derive(Debug)]
+struct VirtualClock(Mutex<Instant>);
+
+impl VirtualClock {
+    #[expect(clippy::disallowed_methods, reason = "where virtual time starts")]
+    fn start() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    fn pass(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for VirtualClock {
+    fn mono(&self) -> Instant {
+        *self.0.lock().unwrap()
+    }
+
+    fn utc_at(&self, _: Instant) -> UnixTime {
+        UnixTime::EPOCH
+    }
+}
+
+fn settings() -> AnswerSettings {
+    let entry = |name: &str| Entry {
+        name: name.parse().unwrap(),
+        wildcard: false,
+        addresses: Vec::new(),
+        cname: None,
+        txt: Vec::new(),
+        ttl: 60,
+    };
+    let pi = Entry { addresses: vec![Ipv4Addr::new(10, 77, 0, 2).into()], ..entry("pi.home.lan") };
+    let shop = Entry { cname: Some("shop.example".parse().unwrap()), ..entry("shop.home.lan") };
+    AnswerSettings {
+        names: Names::new(&[pi, shop], false),
+        plaintext: Plaintext::Serve,
+        max_ttl: 86_400,
+        stale: Duration::from_secs(86_400),
+        patience: Duration::from_secs(60),
+    }
+}
+
+fn client(protocol: Protocol) -> Client {
+    Client { address: (Ipv4Addr::LOCALHOST, 5353).into(), protocol }
+}
+
+/// The question `name A IN` with EDNS.
+fn query(of: &str) -> Vec<u8> {
+    let mut message = Hickory::new(7, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Question::query(name(of), RecordType::A));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    message.set_edns(edns);
+    message.to_vec().unwrap()
+}
+
+/// A validated answer with one address.
+fn positive(owner: &str, ttl: u32) -> Vec<u8> {
+    let mut message = Hickory::from_vec(&empty(owner, ResponseCode::NoError, None)).unwrap();
+    message.metadata.authentic_data = true;
+    let rdata = RData::A(A(Ipv4Addr::new(192, 0, 2, 1)));
+    message.add_answer(Record::from_rdata(name(owner), ttl, rdata));
+    message.to_vec().unwrap()
+}
+
+/// An answer without records; with an SOA record of this time to live.
+fn empty(owner: &str, rcode: ResponseCode, soa: Option<u32>) -> Vec<u8> {
+    let mut message = Hickory::new(0, MessageType::Response, OpCode::Query);
+    message.metadata.response_code = rcode;
+    message.add_query(Question::query(name(owner), RecordType::A));
+    if let Some(ttl) = soa {
+        let soa = SOA::new(name("ns.example."), name("mail.example."), 1, 2, 3, 4, ttl);
+        message.add_authority(Record::from_rdata(name("example."), ttl, RData::SOA(soa)));
+    }
+    message.to_vec().unwrap()
+}
+
+fn name(text: &str) -> HickoryName {
+    text.parse().unwrap()
+}
+
+fn ttls(message: &Hickory) -> Vec<u32> {
+    message.all_sections().map(|record| record.ttl).collect()
+}
+
+/// Code and text of the Extended DNS Error.
+fn ede(message: &Hickory) -> Option<(u16, String)> {
+    let edns = message.edns.as_ref()?;
+    let EdnsOption::Unknown(_, content) = edns.option(EdnsCode::Unknown(15))? else { return None };
+    let (code, text) = content.split_first_chunk::<2>()?;
+    Some((u16::from_be_bytes(*code), String::from_utf8(text.to_vec()).unwrap()))
+}
