@@ -31,14 +31,17 @@ async fn without_file_descriptors_nothing_spins_udp_answers_and_connections_come
     }
     let mut second = TcpStream::connect(tcp).await.unwrap();
 
-    sleep(Duration::from_millis(300)).await;
-    assert!((1..=5).contains(&errors()), "{} failures to accept in 300 ms", errors());
+    while errors() < 1 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    sleep(Duration::from_millis(200)).await;
+    assert!(errors() <= 4, "{} failures to accept in 200 ms", errors());
     udp.send(QUERY).await.unwrap();
-    assert!(timeout(Duration::from_secs(1), udp.recv(&mut [0; 512])).await.is_ok());
+    assert!(timeout(Duration::from_secs(10), udp.recv(&mut [0; 512])).await.is_ok());
 
     // The first one idles, and is closed sooner than otherwise.
     second.write_all(&[&[0, QUERY_LEN], QUERY].concat()).await.unwrap();
-    let answered = timeout(Duration::from_secs(2), second.read(&mut [0; 512])).await;
+    let answered = timeout(Duration::from_secs(10), second.read(&mut [0; 512])).await;
     assert!(answered.unwrap().unwrap() > 0);
 }
 

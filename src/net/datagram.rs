@@ -506,7 +506,7 @@ mod tests {
 
     fn client(address: &str) -> UdpSocket {
         let socket = UdpSocket::bind(address).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket
     }
 }

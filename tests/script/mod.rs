@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 pub(crate) const NAME: &str = "dns.test";
 
 /// Answers as the first label says: `quick` at once, `held` when it is let go, `late` never,
-/// `big` at once and at length, `panic` not at all. The answer is 192.0.2.1 with a TTL of 60.
+/// `big` and `held-big` at length, `panic` not at all. The answer is 192.0.2.1 with a TTL of 60.
 #[derive(Debug)]
 pub(crate) struct Script {
     /// Each permit lets one held answer go.
@@ -31,7 +31,7 @@ impl Answer for Script {
             Some(b"quick") => reply.extend(respond(query, 0)),
             Some(b"big") => reply.extend(respond(query, 60_000)),
             Some(b"panic") => panic!("as the script says"),
-            Some(b"held" | b"late") => return Quick::Slow,
+            Some(b"held" | b"held-big" | b"late") => return Quick::Slow,
             _ => return Quick::Drop,
         }
         Quick::Reply
@@ -43,7 +43,8 @@ impl Answer for Script {
                 return pending().await;
             }
             self.let_go.acquire().await.unwrap().forget();
-            Some(respond(&query, 0))
+            let padding = if first_label(&query) == Some(b"held-big") { 60_000 } else { 0 };
+            Some(respond(&query, padding))
         })
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use super::accept::Link;
-use super::{CountPanic, NoAnswer, Quick, Shared, count};
+use super::{CountPanic, NoAnswer, Quick, Shared, count, kibibytes};
 use crate::dns::Client;
 
 /// The media type of DNS messages (RFC 8484 section 6).
@@ -31,6 +31,8 @@ const MAX_MESSAGE: usize = 65_535;
 const MAX_STREAMS: u32 = 100;
 /// Room for the head of a request; holds a GET of some 10 KiB of query.
 const MAX_HEAD: usize = 16 << 10;
+/// What a client may send ahead of being read.
+const MAX_WINDOW: u32 = 64 << 10;
 /// Streams a client may open and reset before they are looked at (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
 /// For the client to close its side after we closed ours.
@@ -55,6 +57,8 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(MAX_WINDOW)
+            .initial_connection_window_size(MAX_WINDOW)
             .max_header_list_size(16 << 10)
             .max_pending_accept_reset_streams(MAX_RESETS)
             .max_local_error_reset_streams(MAX_RESETS)
@@ -220,9 +224,13 @@ async fn query(request: Request<Incoming>, shared: &Shared) -> Result<Vec<u8>, S
             if !media_type.trim().eq_ignore_ascii_case(MEDIA_TYPE) {
                 return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
             }
-            if request.body().size_hint().lower() > MAX_MESSAGE as u64 {
+            let len = request.body().size_hint();
+            if len.lower() > MAX_MESSAGE as u64 {
                 return Err(StatusCode::PAYLOAD_TOO_LARGE);
             }
+            let len = len.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_MESSAGE);
+            let room = shared.bodies.try_acquire_many(kibibytes(len));
+            let _room = room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
             let body = Limited::new(request.into_body(), MAX_MESSAGE).collect();
             match timeout(shared.limits.message, body).await {
                 Ok(Ok(body)) => Ok(body.to_bytes().into()),

@@ -110,6 +110,9 @@ pub struct Limits {
     /// Queries that wait for their answers at the same time, of all clients; a
     /// long query counts once for each KiB.
     pub waiting: usize,
+    /// HTTP request bodies under way at the same time, of all clients, in KiB; one of
+    /// unstated length counts as the longest.
+    pub bodies: usize,
     /// For a TLS handshake.
     pub handshake: Duration,
     /// From the first octet of a message to its last.
@@ -131,6 +134,7 @@ impl Default for Limits {
             connections_per_address: 256,
             in_flight: 64,
             waiting: 4096,
+            bodies: 16 << 10,
             handshake: Duration::from_secs(5),
             message: Duration::from_secs(3),
             idle: Duration::from_secs(15),
@@ -193,6 +197,7 @@ impl Listeners {
             counters: Counters::default(),
             admission: Admission::new(limits.connections, limits.connections_per_address),
             waiting: Arc::new(Semaphore::new(limits.waiting)),
+            bodies: Semaphore::new(limits.bodies),
             path: ArcSwap::from_pointee(places.path.clone()),
         });
         let streams = |kind, addresses: &[SocketAddr]| {
@@ -288,6 +293,7 @@ struct Shared {
     counters: Counters,
     admission: Arc<Admission>,
     waiting: Arc<Semaphore>,
+    bodies: Semaphore,
     path: ArcSwap<String>,
 }
 
@@ -303,8 +309,7 @@ enum NoAnswer {
 impl Shared {
     /// Room for one more query of `len` octets to wait for its answer; held until that is sent.
     fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(len / 1024 + 1).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.waiting).try_acquire_many_owned(permits).ok();
+        let room = Arc::clone(&self.waiting).try_acquire_many_owned(kibibytes(len)).ok();
         if room.is_none() {
             count(&self.counters.shed);
         }
@@ -327,6 +332,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// What `len` octets count for in a bound on memory.
+fn kibibytes(len: usize) -> u32 {
+    u32::try_from(len / 1024 + 1).unwrap_or(u32::MAX)
 }
 
 /// Counts a panic that unwinds through its scope; the task's runtime catches it.

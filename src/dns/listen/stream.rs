@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Err(_) => return End::Late,
                 }
             }
-            if taken > 0 && self.query_waits() {
+            if self.query_waits() {
                 continue;
             }
             if !self.reading && self.pending.is_empty() {
