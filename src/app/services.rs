@@ -249,7 +249,9 @@ impl Identified {
         }
         // Making keys takes time that a boot does not have, unless clients are to see them.
         let fallback = if store.from_files() { None } else { open_fallback(&name, state) };
-        let leaf = fallback.as_ref().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
+        let leaf = fallback
+            .as_ref()
+            .map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
         match leaf {
             Some(Ok(leaf)) => store.set_fallback(leaf),
             Some(Err(error)) => error!(%error, "no fallback certificate: DoT and DoH need files"),

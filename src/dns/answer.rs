@@ -21,12 +21,8 @@ use tokio::runtime::Handle;
 pub use counters::{Counters, Counts};
 pub use settings::AnswerSettings;
 
-<<<<<<< HEAD
 use super::listen::{self, Quick};
-use super::{BoxFuture, Client, Forward, ForwardError, Protocol};
-=======
-use super::{Client, Forward, Protocol};
->>>>>>> answer
+use super::{BoxFuture, Client, Forward, Protocol};
 use crate::cache::{Answer, Cache, Key, Lookup, Ttl};
 use crate::config::Plaintext;
 use crate::names::Started;
