@@ -80,8 +80,8 @@ impl Zone {
     }
 
     fn write(&self, query: &Query<'_>, reply: &mut Vec<u8>) {
-        if self.names.answer(query, WHOLE, reply).is_some() {
-            return;
+        if let Some(known) = self.names.answer(query, reply) {
+            return known.reply.finish(query, Note::default(), WHOLE);
         }
         let mut missing = Reply::new(query, Rcode::NXDOMAIN, reply).authoritative();
         // The root's own name is where the question's name ends. Without an SOA record
