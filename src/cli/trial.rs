@@ -80,8 +80,9 @@ fn run_in(folder: &Path, how: &Try) -> Result<u8, Failure> {
 fn start_world(runtime: &Runtime) -> Result<World, Failure> {
     let kernel = Arc::new(KernelClock);
     let truth = MachineClock::new(ClockMode::Observe, kernel.utc(), kernel);
-    let started = runtime.block_on(World::start(Arc::new(truth), runtime.handle()));
-    started.map_err(|error| fail("bring up the small world", error))
+    let _inside = runtime.enter();
+    World::start(Arc::new(truth), runtime.handle())
+        .map_err(|error| fail("bring up the small world", error))
 }
 
 fn fail(what: &'static str, why: impl Display) -> Failure {
@@ -98,9 +99,9 @@ fn guide(config: &Config, folder: &Path, file: &Path) {
         status.is_some_and(|status| status.time.ntp.synchronized)
     });
     let files = Files {
-        program: env::current_exe().unwrap_or_else(|_| PathBuf::from("firstlight")),
-        config: file.to_owned(),
-        authority: folder.join("state").join("fallback-ca.pem"),
+        program: &env::current_exe().unwrap_or_else(|_| PathBuf::from("firstlight")),
+        config: file,
+        authority: &folder.join("state").join("fallback-ca.pem"),
     };
     let verdict = if healed {
         "Healed: the clock is disciplined, and certificate dates are checked strictly."
