@@ -4,6 +4,7 @@ mod boot;
 mod control;
 mod keep;
 mod logging;
+mod renumber;
 mod services;
 mod steward;
 

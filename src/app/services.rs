@@ -52,7 +52,7 @@ impl Services {
     /// Opens every socket that can be opened; the rest is tried for ever. Also gives what the
     /// forwarder reports.
     pub(super) fn open(boot: &Arc<Boot>) -> (Self, mpsc::Receiver<ForwardEvent>) {
-        let config = &boot.config;
+        let config = &boot.addresses.extend(boot.config.clone());
         let clock: Arc<dyn Clock> = Arc::clone(&boot.clock) as Arc<dyn Clock>;
         let runtime = Handle::current();
         let trust = boot.trust(config);

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::boot::Boot;
+use super::renumber::Addresses;
 use super::services::{self, Services};
 use crate::admin::Response;
 use crate::clock::{
@@ -32,6 +33,8 @@ use crate::witness::{self, Target};
 const TICK: Duration = Duration::from_secs(1);
 /// How often the kernel is told what its clock is worth, and a later process of this boot.
 const TELL_EACH: Duration = Duration::from_secs(16);
+/// How often names beside addresses are looked up.
+const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
 const HANDS_OFF: Duration = Duration::from_secs(600);
 
@@ -46,6 +49,8 @@ pub(super) enum Message {
     Heard(Input, Option<Failure>),
     /// Links, addresses or routes changed.
     PathChanged,
+    /// Where named upstreams and sources are found.
+    Found(Addresses),
     /// Read the configuration again.
     Reload(Option<oneshot::Sender<Response>>),
     /// Keep what is to be kept, and end.
@@ -65,7 +70,14 @@ pub(super) struct Steward {
     pub(super) boot: Arc<Boot>,
     pub(super) services: Arc<Services>,
     pub(super) node: Node,
+    /// In force: as read, with the addresses that were found beside it.
     pub(super) config: Config,
+    /// As read.
+    read: Config,
+    addresses: Addresses,
+    next_look_up: Option<Instant>,
+    /// Questions asked of time sources.
+    questions: usize,
     pub(super) targets: Vec<Target>,
     pub(super) engine_panics: u64,
     /// Why each source and witness was last not heard.
@@ -90,10 +102,12 @@ impl Steward {
         sender: mpsc::Sender<Message>,
         panics: u64,
     ) -> Self {
-        let config = boot.config.clone();
+        let read = boot.config.clone();
+        let addresses = boot.addresses.clone();
+        let config = addresses.extend(read.clone());
         let now = boot.now();
-        let node = Node::new(boot.trust(&config), services.pool(), now);
-        let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
+        let node = Node::new(boot.trust(&read), services.pool(), now);
+        let targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
         let mut steward = Self {
             node,
@@ -110,6 +124,10 @@ impl Steward {
             moved: None,
             clock,
             config,
+            read,
+            addresses,
+            next_look_up: None,
+            questions: 0,
             boot,
             services,
         };
@@ -151,6 +169,13 @@ impl Steward {
             Message::PathChanged => {
                 self.services.forwarder.0.load().path_changed();
                 self.feed(Input::PathChanged);
+            }
+            Message::Found(addresses) => {
+                if addresses != self.addresses {
+                    self.boot.keep_addresses(&addresses);
+                    self.addresses = addresses;
+                    self.apply(self.read.clone());
+                }
             }
             Message::Reload(reply) => {
                 let response = self.reload();
@@ -239,6 +264,9 @@ impl Steward {
         if newly(|trust| trust.verified) || newly(|trust| trust.level >= Level::Coarse) {
             self.services.identity.renew_fallback(self.boot.clock.utc());
         }
+        if newly(|trust| trust.verified) && self.next_look_up.is_none() {
+            self.next_look_up = Some(self.boot.clock.mono());
+        }
         notify::status(&self.in_words());
         self.next_tell = self.boot.clock.mono();
     }
@@ -255,6 +283,10 @@ impl Steward {
             if verdict != Verdict::Truechimer && self.engine.estimate(id).is_some() {
                 self.with_engine(|engine, _| engine.remove(id));
             }
+        }
+        if self.next_look_up.is_some_and(|at| now >= at) && self.trust.is_some_and(|t| t.verified) {
+            self.next_look_up = Some(now + LOOK_UP_EACH);
+            self.look_up();
         }
         if now < self.next_tell {
             return;
@@ -273,6 +305,16 @@ impl Steward {
         self.keep_time();
         self.report_listeners();
         notify::status(&self.in_words());
+    }
+
+    /// Looks up the names that stand beside addresses.
+    fn look_up(&self) {
+        let (known, config) = (self.addresses.clone(), self.read.clone());
+        let (answerer, sender) = (Arc::clone(&self.services.answerer), self.sender.clone());
+        tokio::spawn(async move {
+            let found = known.look_up(&config, &answerer).await;
+            let _ = sender.send(Message::Found(found)).await;
+        });
     }
 
     fn meet_other_hands(&mut self, moved: Nanos, now: Instant) {
@@ -345,9 +387,15 @@ impl Steward {
         done
     }
 
-    fn ask_source(&self, id: SourceId, patience: Duration) {
+    fn ask_source(&mut self, id: SourceId, patience: Duration) {
         let Some(source) = self.config.clock.sources.get(id.0) else { return };
-        let (address, sender) = (source.address, self.sender.clone());
+        let places = self.addresses.of_source(&self.config, id.0);
+        let silent = self.source_failures.get(id.0).is_some_and(Option::is_some);
+        // A silent source is sought where its name was last found, each time elsewhere.
+        let asked = if silent { self.questions % places.len().max(1) } else { 0 };
+        let address = places.get(asked).copied().unwrap_or(source.address);
+        self.questions = self.questions.wrapping_add(1);
+        let sender = self.sender.clone();
         let floor = self.node.trust().floor(self.boot.clock.mono()).0;
         let clock = Arc::clone(&self.boot.clock);
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
@@ -426,7 +474,22 @@ impl Steward {
                 return Response::refused(crate::admin::Reason::Failed, refusal.to_string());
             }
         };
-        let config = parsed.config;
+        if self.read.state != parsed.config.state
+            || self.read.clock.mode != parsed.config.clock.mode
+        {
+            warn!("state.directory and clock.mode take effect at the next start");
+        }
+        self.apply(parsed.config);
+        self.boot.keep_config(&parsed.warnings);
+        self.feed(Input::Condition { name: "configuration-unusable", held: None });
+        notify::ready();
+        info!("the configuration is read again");
+        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
+    }
+
+    /// Puts a configuration in force without dropping what still fits.
+    fn apply(&mut self, read: Config) {
+        let config = self.addresses.extend(read.clone());
         let now = self.boot.now();
         let trust = self.node.trust().trust(now.mono);
         let clock: Arc<dyn Clock> = Arc::clone(&self.boot.clock) as Arc<dyn Clock>;
@@ -437,24 +500,17 @@ impl Steward {
             self.node.replace_pool(self.services.pool(), now);
             self.warm();
         }
-        let witnesses = witness::targets(&config.clock.witnesses, &config.upstreams);
-        if self.config.clock != config.clock || self.config.upstreams != config.upstreams {
-            let trust = self.boot.succeed(self.node.trust(), &config);
-            self.targets = witnesses;
-            self.source_failures = vec![None; config.clock.sources.len()];
+        let asks_others = self.read.clock != read.clock || self.read.upstreams != read.upstreams;
+        self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);
+        if asks_others {
+            let trust = self.boot.succeed(self.node.trust(), &read);
+            self.source_failures = vec![None; read.clock.sources.len()];
             self.witness_failures = vec![None; self.targets.len()];
             self.engine = Engine::new(Arc::clone(&self.clock), 1);
             self.node.replace_trust(trust, now);
         }
-        if self.config.state != config.state || self.config.clock.mode != config.clock.mode {
-            warn!("state.directory and clock.mode take effect at the next start");
-        }
-        self.boot.keep_config(&parsed.warnings);
         self.config = config;
-        self.feed(Input::Condition { name: "configuration-unusable", held: None });
-        notify::ready();
-        info!("the configuration is read again");
-        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
+        self.read = read;
     }
 
     fn report_start(&mut self) {
