@@ -76,9 +76,13 @@ async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> 
     let Some(reply) = answerer.answer(&packet, &client).await else { return Vec::new() };
     let Ok(reply) = Message::from_vec(&reply) else { return Vec::new() };
     let addresses = reply.answers.iter().filter_map(|record| {
-        let v4 = if let RData::A(a) = record.data { Some(a.0.into()) } else { None };
-        let v6 = if let RData::AAAA(aaaa) = record.data { Some(aaaa.0.into()) } else { None };
-        v4.or(v6)
+        if let RData::A(a) = &record.data {
+            Some(IpAddr::V4(a.0))
+        } else if let RData::AAAA(aaaa) = &record.data {
+            Some(IpAddr::V6(aaaa.0))
+        } else {
+            None
+        }
     });
     addresses.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect()
 }
