@@ -181,7 +181,10 @@ impl Trust {
         let Some(found) = finding else { return };
         let off = self.offset(found, now);
         let settled = matches!(self.level, Level::Disciplined | Level::Holdover);
-        let right = off.abs() <= if settled { JUMP } else { RIGHT };
+        // On a poor link the peer's word jumps about: the clock is right where all members allow it.
+        let clock = Interval { low: now.utc, high: now.utc };
+        let right =
+            off.abs() <= if settled { JUMP } else { RIGHT } || apart(&found.claim, &clock) <= RIGHT;
 
         if !right && self.may_follow(found, off, now) {
             if !settled || self.demanded_long_enough(found, off, now) {

@@ -29,6 +29,11 @@ pub const SCENARIOS: &[Scenario] = &[
         play: gps_alone,
     },
     Scenario {
+        name: "poor-link",
+        story: "The way to every source takes between a fifth of a second and a whole one.",
+        play: poor_link,
+    },
+    Scenario {
         name: "late-sources",
         story: "No time source answers for the first 30 seconds.",
         play: late_sources,
@@ -129,6 +134,19 @@ fn gps_alone(seed: u64, start: Instant) -> World {
     world.run(MINUTE);
     let right = magnitude(world.error()) < SECOND / 10 && world.trust().verified;
     world.promise("the majority takes over, verified", right);
+    world
+}
+
+fn poor_link(seed: u64, start: Instant) -> World {
+    let mut setup = Setup::power_cut();
+    setup.trip = (200, 1000);
+    let mut world = World::new(&setup, seed, start);
+
+    let took = world.run_until(2 * MINUTE, |world| world.ntp().synchronized);
+    world.promise("the clock is disciplined within 15 s", within(took, 15));
+    let right = magnitude(world.error()) < SECOND / 2;
+    world.promise("it is right to half a second, and says so", right);
+    never_dark(&mut world);
     world
 }
 
