@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstlight::clock::{CertDates, Level, TimeTrust, UnixTime, magnitude, nanos};
+use firstlight::clock::{CertDates, Level, Reading, TimeTrust, UnixTime, magnitude, nanos};
 use firstlight::config::{ClockMode, Config, Transport};
 use firstlight::dns::{Forward, ForwardError, Forwarder};
 use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::lab::{World, Zone, household};
 use firstlight::node::ports::Clock;
-use firstlight::ntp::client::{AskError, Reading, ask};
+use firstlight::ntp::client::{AskError, ask};
 use firstlight::tls::{Client, Validity};
 use firstlight::upstream::Pool;
 use firstlight::wire::{Header, Message, Name, Rcode, Type};

@@ -1,5 +1,6 @@
 //! The composition root: wires the edges to the node, supervises, nothing else.
 
+mod asking;
 mod boot;
 mod control;
 mod keep;

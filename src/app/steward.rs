@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use super::asking::Failure;
 use super::boot::Boot;
 use super::renumber::Addresses;
 use super::services::{self, Services};
 use crate::admin::Response;
-use crate::clock::{
-    Kiss, Level, Nanos, Reading, SourceId, Testimony, TimeTrust, Verdict, WitnessId, describe,
-};
+use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, Verdict, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
 use crate::health::{Change, Severity};
@@ -24,7 +23,6 @@ use crate::host::kernel::KernelStatus;
 use crate::host::notify;
 use crate::node::ports::{Clock, Steer};
 use crate::node::{Action, Input, Node};
-use crate::ntp::client::{self, AskError};
 use crate::ntp::engine::Engine;
 use crate::upstream::EndpointId;
 use crate::witness::{self, Target};
@@ -57,13 +55,6 @@ pub(super) enum Message {
     Stop,
 }
 
-/// Why a source or witness was not heard, for people.
-#[derive(Clone, Debug)]
-pub(super) enum Failure {
-    Source(SourceId, String),
-    Witness(WitnessId, String),
-}
-
 /// Owns the node.
 #[derive(Debug)]
 pub(super) struct Steward {
@@ -74,17 +65,17 @@ pub(super) struct Steward {
     pub(super) config: Config,
     /// As read.
     read: Config,
-    addresses: Addresses,
+    pub(super) addresses: Addresses,
     next_look_up: Option<Instant>,
     /// Questions asked of time sources.
-    questions: usize,
+    pub(super) questions: usize,
     pub(super) targets: Vec<Target>,
     pub(super) engine_panics: u64,
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
     file: Option<PathBuf>,
-    sender: mpsc::Sender<Message>,
+    pub(super) sender: mpsc::Sender<Message>,
     engine: Engine<SourceId>,
     trust: Option<TimeTrust>,
     next_tick: Instant,
@@ -342,19 +333,7 @@ impl Steward {
 
     /// Gives a reading that agrees with the majority to the engine, which steers.
     fn steer_by(&mut self, source: SourceId, reading: &Reading) {
-        let reading = client::Reading {
-            at: reading.at,
-            utc: reading.utc,
-            delay: reading.delay,
-            error: reading.error,
-            stratum: reading.stratum,
-            reference_id: reading.reference_id,
-            leap: reading.leap,
-            root_delay: reading.root_delay,
-            root_dispersion: reading.root_dispersion,
-            precision: PRECISION,
-        };
-        let outcome = self.with_engine(|engine, now| engine.handle_reading(source, &reading, now));
+        let outcome = self.with_engine(|engine, now| engine.handle_reading(source, reading, now));
         match outcome {
             Some(Ok(update)) => {
                 let poll = update.estimate.poll;
@@ -385,80 +364,6 @@ impl Steward {
             self.engine = Engine::new(Arc::clone(&self.clock), 1);
         }
         done
-    }
-
-    fn ask_source(&mut self, id: SourceId, patience: Duration) {
-        let Some(source) = self.config.clock.sources.get(id.0) else { return };
-        let places = self.addresses.of_source(&self.config, id.0);
-        let silent = self.source_failures.get(id.0).is_some_and(Option::is_some);
-        // A silent source is sought where its name was last found, each time elsewhere.
-        let asked = if silent { self.questions % places.len().max(1) } else { 0 };
-        let address = places.get(asked).copied().unwrap_or(source.address);
-        self.questions = self.questions.wrapping_add(1);
-        let sender = self.sender.clone();
-        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
-        let clock = Arc::clone(&self.boot.clock);
-        // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
-        let pivot = floor.offset(-ERA_SLACK);
-        tokio::spawn(async move {
-            let said = client::ask(address, &*clock, pivot, patience).await;
-            let message = heard(id, said);
-            let _ = sender.send(message).await;
-        });
-    }
-
-    fn ask_witness(&self, id: WitnessId) {
-        let Some(target) = self.targets.get(id.0).cloned() else { return };
-        let sender = self.sender.clone();
-        let client = self.services.client.clone();
-        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
-        tokio::spawn(async move {
-            let message = match witness::fetch(&target, &client, floor).await {
-                Ok(said) => {
-                    let testimony = Testimony {
-                        at: said.at,
-                        utc: said.stated,
-                        error: said.error,
-                        passes_rule_r: said.passes_rule_r,
-                        valid_as_stated: said.valid_at_stated,
-                        valid_at_clock: said.valid_at_clock,
-                    };
-                    Message::Heard(Input::Testimony(id, testimony), None)
-                }
-                Err(error) => Message::Heard(
-                    Input::WitnessFailed(id),
-                    Some(Failure::Witness(id, error.to_string())),
-                ),
-            };
-            let _ = sender.send(message).await;
-        });
-    }
-
-    fn note_failure(&mut self, input: &Input, failure: Option<Failure>) {
-        match failure {
-            Some(Failure::Source(id, why)) => {
-                if let Some(slot) = self.source_failures.get_mut(id.0) {
-                    *slot = Some(why);
-                }
-            }
-            Some(Failure::Witness(id, why)) => {
-                if let Some(slot) = self.witness_failures.get_mut(id.0) {
-                    *slot = Some(why);
-                }
-            }
-            None => {
-                if let Input::Reading(id, _) = input
-                    && let Some(slot) = self.source_failures.get_mut(id.0)
-                {
-                    *slot = None;
-                }
-                if let Input::Testimony(id, _) = input
-                    && let Some(slot) = self.witness_failures.get_mut(id.0)
-                {
-                    *slot = None;
-                }
-            }
-        }
     }
 
     /// Reads the configuration again. A bad file changes nothing.
@@ -570,47 +475,6 @@ impl Steward {
 
     pub(super) const fn mode(&self) -> ClockMode {
         self.config.clock.mode
-    }
-}
-
-/// Precision of a reading whose own is not carried: a microsecond (RFC 5905 section 7.3).
-const PRECISION: i8 = -20;
-/// A floor may lie this far ahead of the truth without moving a source's time into the next era.
-const ERA_SLACK: Nanos = 30 * 31_557_600 * 1_000_000_000;
-
-fn heard(id: SourceId, said: Result<client::Reading, AskError>) -> Message {
-    match said {
-        Ok(reading) => {
-            let reading = Reading {
-                at: reading.at,
-                utc: reading.utc,
-                error: reading.error,
-                delay: reading.delay,
-                stratum: reading.stratum,
-                reference_id: reading.reference_id,
-                root_delay: reading.root_delay,
-                root_dispersion: reading.root_dispersion,
-                leap: reading.leap,
-            };
-            Message::Heard(Input::Reading(id, reading), None)
-        }
-        Err(error) => {
-            let failure = Some(Failure::Source(id, error.to_string()));
-            let input = match error {
-                AskError::Kiss(client::Kiss::Deny | client::Kiss::Rstr) => {
-                    Input::Kissed(id, Kiss::Deny)
-                }
-                AskError::Kiss(client::Kiss::Rate) => Input::Kissed(id, Kiss::Rate),
-                AskError::Kiss(client::Kiss::Other(_))
-                | AskError::Unsynchronized { .. }
-                | AskError::Implausible(_)
-                | AskError::TooDistant(_)
-                | AskError::Refused
-                | AskError::Silent(_)
-                | AskError::Network(_) => Input::Silence(id),
-            };
-            Message::Heard(input, failure)
-        }
     }
 }
 

@@ -41,8 +41,10 @@ pub struct Reading {
     pub root_delay: Duration,
     /// The source's own error bound.
     pub root_dispersion: Duration,
-    /// Leap indicator, 0 to 2.
+    /// Leap indicator: 0, 1 or 2 (RFC 5905 figure 9).
     pub leap: u8,
+    /// log2 of the source's precision, in seconds.
+    pub precision: i8,
 }
 
 /// A kiss-o'-death code (RFC 5905 section 7.4).
@@ -330,6 +332,7 @@ mod tests {
             root_delay: Duration::ZERO,
             root_dispersion: Duration::ZERO,
             leap: 0,
+            precision: -20,
         }
     }
 }

@@ -423,6 +423,7 @@ impl World {
             root_delay: Duration::ZERO,
             root_dispersion: Duration::from_millis(2),
             leap: 0,
+            precision: -20,
         };
         self.send(delay, Input::Reading(id, reading));
     }
