@@ -86,3 +86,105 @@ async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> 
     });
     addresses.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::A;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::clock::UnixTime;
+    use crate::dns::answer::AnswerSettings;
+    use crate::dns::{BoxFuture, Forward, ForwardError, Forwarded};
+    use crate::node::ports::Clock;
+
+    #[tokio::test]
+    async fn a_renumbered_upstream_and_source_are_found_under_their_names() {
+        let config = config();
+
+        let found = Addresses::default().look_up(&config, &answerer(&config)).await;
+
+        let extended = found.extend(config.clone());
+        let expected: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+        assert_eq!(extended.upstreams[0].addresses, expected);
+        let places = found.of_source(&config, 0);
+        assert_eq!(places, ["10.0.0.9:123".parse().unwrap(), "192.0.2.7:123".parse().unwrap()]);
+        assert_eq!(found.of_source(&config, 1), ["10.0.0.10:123".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_found_keeps_what_is_known_and_what_is_not_configured_is_forgotten() {
+        let mut config = config();
+        let known = Addresses::default().look_up(&config, &answerer(&config)).await;
+        config.upstreams[0].name = "silent.example".parse().unwrap();
+
+        let found = known.clone().look_up(&config, &answerer(&config)).await;
+
+        assert!(found.of(&"dns.example".parse().unwrap()).next().is_none());
+        assert!(found.of(&"ntp.example".parse().unwrap()).next().is_some());
+        assert_eq!(found.extend(config.clone()).upstreams, config.upstreams);
+    }
+
+    fn config() -> Config {
+        let text = r#"
+            [[upstream]]
+            name = "dns.example"
+            addresses = ["10.0.0.1"]
+            [[clock.source]]
+            address = "10.0.0.9"
+            name = "ntp.example"
+            [[clock.source]]
+            address = "10.0.0.10"
+        "#;
+        Config::parse(text, Path::new("test.toml")).unwrap().config
+    }
+
+    fn answerer(config: &Config) -> Answerer {
+        let settings = AnswerSettings::from(config);
+        let cache = Arc::new(Cache::new(1 << 16, Duration::ZERO));
+        Answerer::new(settings, cache, Arc::new(Upstream), Arc::new(Stopped), Handle::current())
+    }
+
+    /// Knows one address for every name but `silent.example`.
+    #[derive(Debug)]
+    struct Upstream;
+
+    impl Forward for Upstream {
+        fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+            let question = Message::from_vec(&query).unwrap();
+            let asked = question.queries[0].clone();
+            if asked.name().to_ascii().starts_with("silent") {
+                return Box::pin(async { Err(ForwardError::NoUpstream) });
+            }
+            let mut answer = Message::response(question.metadata.id, OpCode::Query);
+            answer.add_query(asked.clone());
+            if asked.query_type() == RecordType::A {
+                let address = RData::A(A(Ipv4Addr::new(192, 0, 2, 7)));
+                answer.add_answer(Record::from_rdata(asked.name().clone(), 60, address));
+            }
+            let message = answer.to_vec().unwrap();
+            Box::pin(async { Ok(Forwarded { message, relaxed: None }) })
+        }
+    }
+
+    #[derive(Debug)]
+    struct Stopped;
+
+    impl Clock for Stopped {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant")]
+        fn mono(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn utc_at(&self, _: Instant) -> UnixTime {
+            UnixTime::EPOCH
+        }
+    }
+}

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::boot::Boot;
 use super::steward::Message;
+use super::supervise::keep;
 use crate::cache::Cache;
 use crate::clock::{NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
@@ -88,7 +89,8 @@ impl Services {
             Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
-        tokio::spawn(Arc::clone(&identity).watch());
+        let watched = Arc::clone(&identity);
+        keep("certificates", move || Arc::clone(&watched).watch());
 
         let services = Self {
             answerer,

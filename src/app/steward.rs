@@ -1,6 +1,5 @@
 //! The task that owns the node and the time engine: input in, actions carried out, timers kept.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::asking::Failure;
 use super::boot::Boot;
+use super::filter::Filter;
 use super::renumber::Addresses;
 use super::services::{self, Services};
 use crate::admin::Response;
@@ -70,13 +70,12 @@ pub(super) struct Steward {
     /// Questions asked of time sources.
     pub(super) questions: usize,
     pub(super) targets: Vec<Target>,
-    pub(super) engine_panics: u64,
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
     file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
-    engine: Engine<SourceId>,
+    pub(super) filter: Filter,
     trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
@@ -91,7 +90,6 @@ impl Steward {
         services: Arc<Services>,
         file: Option<PathBuf>,
         sender: mpsc::Sender<Message>,
-        panics: u64,
     ) -> Self {
         let read = boot.config.clone();
         let addresses = boot.addresses.clone();
@@ -105,10 +103,9 @@ impl Steward {
             source_failures: vec![None; config.clock.sources.len()],
             witness_failures: vec![None; targets.len()],
             targets,
-            engine_panics: panics,
             file,
             sender,
-            engine: Engine::new(Arc::clone(&clock), 1),
+            filter: Filter::new(Arc::clone(&clock)),
             trust: None,
             next_tick: now.mono,
             next_tell: now.mono,
@@ -185,14 +182,14 @@ impl Steward {
 
     fn next_wake(&self) -> Instant {
         let node = self.node.poll_timeout().map(|(at, _)| at);
-        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        let engine = self.filter.engine().poll_timeout().map(|(at, _)| at);
         [node, engine, Some(self.next_tick)].into_iter().flatten().min().unwrap_or(self.next_tick)
     }
 
     fn wake(&mut self) {
         let now = self.boot.now();
         self.node.handle_timeout(now);
-        self.with_engine(Engine::handle_timeout);
+        self.filter.run(Engine::handle_timeout);
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + TICK;
             self.tick(now.mono);
@@ -225,7 +222,7 @@ impl Steward {
                 Action::StepClock { by, basis } => {
                     let before = self.boot.clock.utc();
                     self.clock.step(by);
-                    self.engine = Engine::new(Arc::clone(&self.clock), 1);
+                    self.filter.reset();
                     self.boot.forget_time();
                     info!(
                         by = describe(by),
@@ -271,8 +268,8 @@ impl Steward {
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {
             let id = SourceId(index);
-            if verdict != Verdict::Truechimer && self.engine.estimate(id).is_some() {
-                self.with_engine(|engine, _| engine.remove(id));
+            if verdict != Verdict::Truechimer && self.filter.engine().estimate(id).is_some() {
+                self.filter.run(|engine, _| engine.remove(id));
             }
         }
         if self.next_look_up.is_some_and(|at| now >= at) && self.trust.is_some_and(|t| t.verified) {
@@ -321,7 +318,7 @@ impl Steward {
             return;
         }
         self.boot.clock.observe();
-        self.engine = Engine::new(Arc::clone(&self.clock), 1);
+        self.filter.reset();
         let text = format!(
             "somebody else keeps moving the machine's clock (last by {}; likely: {suspects}); it is left \
              to them, and a software clock serves names, certificates and NTP clients; stop the other \
@@ -333,7 +330,7 @@ impl Steward {
 
     /// Gives a reading that agrees with the majority to the engine, which steers.
     fn steer_by(&mut self, source: SourceId, reading: &Reading) {
-        let outcome = self.with_engine(|engine, now| engine.handle_reading(source, reading, now));
+        let outcome = self.filter.run(|engine, now| engine.handle_reading(source, reading, now));
         match outcome {
             Some(Ok(update)) => {
                 let poll = update.estimate.poll;
@@ -348,22 +345,6 @@ impl Steward {
             Some(Err(refused)) => debug!(source = source.0, %refused, "reading not used"),
             None => {}
         }
-    }
-
-    /// Runs the engine; a panic in it costs its memory, nothing else.
-    fn with_engine<T>(
-        &mut self,
-        run: impl FnOnce(&mut Engine<SourceId>, Instant) -> T,
-    ) -> Option<T> {
-        let now = self.boot.clock.mono();
-        let done = catch_unwind(AssertUnwindSafe(|| run(&mut self.engine, now))).ok();
-        if done.is_none() {
-            self.engine_panics += 1;
-            let panics = self.engine_panics;
-            error!(panics, "the time engine failed and starts afresh; the clock runs on");
-            self.engine = Engine::new(Arc::clone(&self.clock), 1);
-        }
-        done
     }
 
     /// Reads the configuration again. A bad file changes nothing.
@@ -411,7 +392,7 @@ impl Steward {
             let trust = self.boot.succeed(self.node.trust(), &read);
             self.source_failures = vec![None; read.clock.sources.len()];
             self.witness_failures = vec![None; self.targets.len()];
-            self.engine = Engine::new(Arc::clone(&self.clock), 1);
+            self.filter.reset();
             self.node.replace_trust(trust, now);
         }
         self.config = config;

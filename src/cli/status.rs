@@ -77,9 +77,10 @@ fn time(time: &Time, lines: &mut Lines) {
         other => other,
     };
     lines.push(("", format!("dates of upstream certificates are {dates}")));
-    if time.engine_panics > 0 {
-        let times = time.engine_panics;
-        lines.push(("", format!("the time engine failed and was started again, {times} times")));
+    for (part, times) in [("the time engine", time.engine_panics), ("a part", time.task_panics)] {
+        if times > 0 {
+            lines.push(("", format!("{part} failed and was started again, {times} times")));
+        }
     }
 }
 
@@ -266,6 +267,7 @@ Nothing is wrong.
                 },
                 frequency_ppm: -1.25,
                 engine_panics: 0,
+                task_panics: 0,
             },
             dns: Dns {
                 plaintext: "serve".to_owned(),
