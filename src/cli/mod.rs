@@ -9,13 +9,14 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app;
+use crate::clock::UnixTime;
 
 /// Reads the command line, does what it says, and gives the exit code (see [`exit`]).
 #[must_use]
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(file) => check::run(file.config.as_deref()),
-        Command::Run(file) => app::run(&app::Options { config: file.config, start: None }),
+        Command::Run(run) => app::run(&app::Options { config: run.file.config, start: run.start }),
     }
 }
 
@@ -33,7 +34,18 @@ pub enum Command {
     /// Report every mistake in the configuration, and what does not fit this machine.
     Check(ConfigFile),
     /// Serve DNS and NTP until told to stop.
-    Run(ConfigFile),
+    Run(Run),
+}
+
+/// How to run.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Which configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// The clock starts here, whatever the machine's shows; needs clock.mode = "observe".
+    #[arg(long, value_name = "RFC3339|@EPOCH", hide = true)]
+    pub start: Option<UnixTime>,
 }
 
 /// Which configuration is meant.
