@@ -9,10 +9,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use firstlight::admin::Request;
-use lab::{
-    Authority, DAY, Daemon, LOCAL, Lab, ask_ntp, ask_on, ask_tcp, ask_tls, ask_udp, eventually,
-    send_garbage, truth,
-};
+use lab::clients::{ask_ntp, ask_on, ask_tcp, ask_tls, ask_udp, send_garbage};
+use lab::{DAY, Daemon, LOCAL, Lab, eventually, truth};
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -49,8 +47,10 @@ fn packets_that_mean_nothing_are_counted_and_the_next_question_is_answered() {
         assert_eq!(ask_ntp(lab.ntp()).unwrap().leap, 3);
     }
 
-    let counted = eventually(Duration::from_secs(2), || (malformed(&daemon) >= before + 20).then_some(()));
+    let counted =
+        eventually(Duration::from_secs(2), || (malformed(&daemon) >= before + 20).then_some(()));
     assert!(counted.is_some(), "{:?}", daemon.status().dns.counters);
+    assert!(daemon.status().time.ntp.malformed >= 8, "{:?}", daemon.status().time.ntp);
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
 }
 
@@ -166,9 +166,8 @@ fn ports_in_use_are_named_and_taken_as_soon_as_they_are_free() {
 #[test]
 fn a_key_of_another_certificate_leaves_the_fallback_in_place() {
     let lab = Lab::new();
-    let authority = Authority::new(&lab);
-    authority.issue_files(&lab, "dns.home.lan", USUAL);
-    authority.issue_files(&lab, "other.home.lan", USUAL);
+    lab.authority.issue_files(&lab, "dns.home.lan", USUAL);
+    lab.authority.issue_files(&lab, "other.home.lan", USUAL);
 
     let setup = lab.configure().certificate("dns.home.lan.pem", "other.home.lan.key");
     let mut daemon = setup.boot();
@@ -181,7 +180,7 @@ fn a_key_of_another_certificate_leaves_the_fallback_in_place() {
     assert!(daemon.log().contains("is not the key of"), "{}", daemon.log());
 
     // It is mended while the daemon runs.
-    authority.issue_files(&lab, "other.home.lan", USUAL);
+    lab.authority.issue_files(&lab, "other.home.lan", USUAL);
     fs::copy(lab.path("other.home.lan.pem"), lab.path("dns.home.lan.pem")).unwrap();
     shows(&lab, "dns.home.lan.pem");
 }
@@ -189,15 +188,14 @@ fn a_key_of_another_certificate_leaves_the_fallback_in_place() {
 #[test]
 fn certificate_files_are_followed_and_connections_stay() {
     let lab = Lab::new();
-    let authority = Authority::new(&lab);
-    authority.issue_files(&lab, "dns.home.lan", USUAL);
+    lab.authority.issue_files(&lab, "dns.home.lan", USUAL);
     let mut daemon = lab.configure().certificate("dns.home.lan.pem", "dns.home.lan.key").boot();
     daemon.serves(&lab).unwrap();
     shows(&lab, "dns.home.lan.pem");
     let mut connection = TcpStream::connect(lab.dns()).unwrap();
     let open = daemon.status().listeners.open;
 
-    authority.issue_files(&lab, "dns.home.lan", (-DAY, 30 * DAY));
+    lab.authority.issue_files(&lab, "dns.home.lan", (-DAY, 30 * DAY));
     shows(&lab, "dns.home.lan.pem");
     let served = leaf(&lab, "dns.home.lan.pem");
     assert_eq!(daemon.status().listeners.open, open);

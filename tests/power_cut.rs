@@ -119,7 +119,11 @@ fn witnesses_alone_find_the_time_and_ntp_clients_are_told_to_wait() {
         assert!(magnitude(world.error()) < 2 * SECOND);
         world.run(60 * MINUTE);
         assert!(!world.ntp().synchronized);
-        assert!(world.saved.map(|saved| saved.seconds) > Setup::power_cut().saved.map(|saved| saved.seconds), "authenticated time raises the floor");
+        assert!(
+            world.saved.map(|saved| saved.seconds)
+                > Setup::power_cut().saved.map(|saved| saved.seconds),
+            "authenticated time raises the floor"
+        );
         assert!(world.longest_dark() < 2 * SECOND);
     }
 }

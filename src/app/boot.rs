@@ -57,7 +57,9 @@ pub(super) struct Boot {
 pub(super) enum Refusal {
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("error: --start would move this machine's clock\n   = help: write clock.mode = \"observe\"")]
+    #[error(
+        "error: --start would move this machine's clock\n   = help: write clock.mode = \"observe\""
+    )]
     Start,
 }
 

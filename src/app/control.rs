@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -127,6 +128,7 @@ impl Steward {
         let (floor, origin) = self.node.trust().floor(now.mono);
         let ntp = self.node.trust().ntp_status(now);
         let counts = self.services.ntp_server.counts();
+        let malformed = [&counts.short, &counts.wrong_mode, &counts.wrong_version];
         report::Time {
             utc: now.utc.to_string(),
             level: word(&trust.level),
@@ -154,7 +156,8 @@ impl Steward {
                 stratum: if ntp.synchronized { ntp.stratum } else { 16 },
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
-                answered: counts.answered.load(std::sync::atomic::Ordering::Relaxed),
+                answered: counts.answered.load(Ordering::Relaxed),
+                malformed: malformed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             },
             frequency_ppm: self.boot.clock.frequency(),
             engine_panics: self.engine_panics,

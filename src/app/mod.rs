@@ -7,6 +7,7 @@ mod logging;
 mod services;
 mod steward;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 async fn serve(boot: Arc<Boot>, options: Options) {
+    // Before the first answer: whoever sees one may send a signal.
+    let signals = Signals::open();
     let (services, reports) = Services::open(&boot);
     let services = Arc::new(services);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -81,7 +84,7 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let steward =
         tokio::spawn(supervise(boot, Arc::clone(&services), options, mailbox, sender.clone()));
 
-    obey_signals(&sender).await;
+    obey_signals(signals, &sender).await;
 
     notify::stopping();
     info!("stopping: answers under way are sent");
@@ -126,8 +129,8 @@ async fn supervise(
     }
 }
 
-async fn obey_signals(sender: &mpsc::Sender<Message>) {
-    let mut signals = match Signals::open() {
+async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Message>) {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             warn!(%error, "signals are not heard: stop with SIGKILL, reload by `firstlight reload`");

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use firstlight::admin::Request;
 use firstlight::admin::client::{CallError, call};
 use firstlight::admin::report::{Sources, Status, Upstream};
-use firstlight::admin::Request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{LOCAL, Lab, ask_udp, eventually};
+use super::clients::ask_udp;
+use super::{LOCAL, Lab, eventually};
 
 /// A running daemon; killed by its id at the end.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! Nothing here needs the internet, a privileged port, or the right time; nothing sets a clock.
 #![expect(dead_code, reason = "no test target needs all of the lab")]
 
-mod clients;
+pub(crate) mod clients;
 mod daemon;
 mod pki;
 mod resolver;
@@ -25,9 +25,8 @@ use firstlight::host::boot::build_epoch;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::host::state::StateDir;
 
-pub(crate) use clients::{ask_ntp, ask_on, ask_tcp, ask_tls, ask_udp, send_garbage};
 pub(crate) use daemon::Daemon;
-pub(crate) use pki::Authority;
+use pki::Authority;
 pub(crate) use resolver::Resolver;
 pub(crate) use source::{Says, TimeSource};
 pub(crate) use witness::HttpsServer;
@@ -64,11 +63,12 @@ pub(crate) fn eventually<T>(limit: Duration, mut done: impl FnMut() -> Option<T>
     }
 }
 
-/// A folder and 254 loopback addresses that no other test uses.
+/// A folder, 254 loopback addresses that no other test uses, and a certificate authority.
 #[derive(Debug)]
 pub(crate) struct Lab {
     folder: PathBuf,
     network: [u8; 2],
+    pub(crate) authority: Authority,
 }
 
 impl Lab {
@@ -78,7 +78,8 @@ impl Lab {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("firstlight-lab-{process}-{number}"));
         fs::create_dir_all(folder.join("run")).unwrap();
-        Self { folder, network: [u8::try_from(16 + process % 200).unwrap(), number] }
+        let authority = Authority::new(&folder);
+        Self { folder, network: [u8::try_from(16 + process % 200).unwrap(), number], authority }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -155,9 +156,8 @@ impl Lab {
     /// Three honest time sources of three operators and two witnesses of two, on hosts 10 to 21;
     /// and the setup that names them.
     pub(crate) fn honest(&self) -> (Setup<'_>, Vec<TimeSource>, Vec<HttpsServer>) {
-        let authority = Authority::new(self);
         let sources = [10, 11, 12].map(|host| TimeSource::start(self, host, Says::Off(0)));
-        let witnesses = [20, 21].map(|host| HttpsServer::start(self, host, &authority));
+        let witnesses = [20, 21].map(|host| HttpsServer::start(self, host));
         let mut setup = self.configure();
         for (source, operator) in sources.iter().zip(["nist", "ptb", "netnod"]) {
             setup = setup.source(source, operator, "");

@@ -1,11 +1,11 @@
 //! A certificate authority of the lab.
 
+use std::fmt;
 use std::fs;
+use std::path::Path;
 
 use firstlight::clock::{Nanos, UnixTime, magnitude};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
 use super::{DAY, Lab, truth, write_new};
 
@@ -14,14 +14,20 @@ pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
 impl Authority {
-    pub(crate) fn new(lab: &Lab) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(2099, 1, 1);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        fs::write(lab.path("ca.pem"), issuer.pem()).unwrap();
+        fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer }
     }
 

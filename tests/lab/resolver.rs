@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use firstlight::clock::Nanos;
 
-use super::pki::Authority;
 use super::{Lab, eventually, find};
 
 /// Answers every name below `lab.example.com` with an address of its own.
@@ -23,9 +22,9 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// Its certificate is valid in `valid`, counted from the lab's true time. It does not run yet.
-    pub(crate) fn new(lab: &Lab, host: u8, authority: &Authority, valid: (Nanos, Nanos)) -> Self {
+    pub(crate) fn new(lab: &Lab, host: u8, valid: (Nanos, Nanos)) -> Self {
         let name = format!("dns{host}.example.net");
-        authority.issue_files(lab, &name, valid);
+        lab.authority.issue_files(lab, &name, valid);
         let (address, answer) = (lab.place(host, 8853), Ipv4Addr::new(192, 0, 2, host));
         let config = lab.path(&format!("{name}.conf"));
         let text = format!(

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::pki::{Authority, USUAL};
+use super::pki::USUAL;
 use super::{Lab, truth};
 
 /// Answers every request with nothing but the lab's true time.
@@ -26,9 +26,9 @@ pub(crate) struct HttpsServer {
 }
 
 impl HttpsServer {
-    pub(crate) fn start(lab: &Lab, host: u8, authority: &Authority) -> Self {
+    pub(crate) fn start(lab: &Lab, host: u8) -> Self {
         let name = format!("www{host}.example.net");
-        let (certificate, key) = authority.issue(&name, USUAL);
+        let (certificate, key) = lab.authority.issue(&name, USUAL);
         let config = Arc::new(configuration(&certificate, &key));
         let listener = TcpListener::bind(lab.place(host, 8443)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -86,8 +86,9 @@ fn answer(client: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
         request.push(octet[0]);
     }
     let date = Timestamp::from_second(truth().secs()).ok()?.strftime("%a, %d %b %Y %H:%M:%S GMT");
-    let response =
-        format!("HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let response = format!(
+        "HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(response.as_bytes()).ok()?;
     stream.conn.send_close_notify();
     stream.flush().ok()
