@@ -18,27 +18,23 @@ use lab::clients::{ask_ntp, ask_tcp, ask_udp};
 use lab::{Daemon, HOUR, HttpsServer, LOCAL, Lab, Says, TimeSource, YEAR, now, truth};
 
 #[test]
-fn with_the_gps_box_hung_time_is_found() {
-    let lab = Lab::new();
-    let repaired = Repaired::new(&lab, "");
-    repaired.gps.says(Says::Frozen(truth().offset(-4 * HOUR)));
+fn with_the_gps_box_hung_or_five_years_off_time_is_found() {
+    let wrong = [Says::Frozen(truth().offset(-4 * HOUR)), Says::Off(5 * YEAR), Says::Off(-YEAR)];
+    // Three sources of one operator are no quorum, though a witness agrees: that takes 20 s.
+    thread::scope(|scope| {
+        for says in wrong {
+            scope.spawn(move || {
+                let lab = Lab::new();
+                let repaired = Repaired::new(&lab, "");
+                repaired.gps.says(says);
 
-    let daemon = repaired.boots(&lab, "@0");
+                let daemon = repaired.boots(&lab, "@0");
 
-    finds_the_time(&lab, &daemon);
-    assert_eq!(daemon.sources().sources[0].verdict, "falseticker");
-}
-
-#[test]
-fn with_the_gps_box_five_years_off_time_is_found() {
-    let lab = Lab::new();
-    let repaired = Repaired::new(&lab, "");
-    repaired.gps.says(Says::Off(5 * YEAR));
-
-    let daemon = repaired.boots(&lab, "@0");
-
-    finds_the_time(&lab, &daemon);
-    assert_eq!(daemon.sources().sources[0].verdict, "falseticker");
+                finds_the_time(&lab, &daemon);
+                assert_eq!(daemon.sources().sources[0].verdict, "falseticker", "{says:?}");
+            });
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The daemon itself, as a child process.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use firstlight::admin::Request;
 use firstlight::admin::client::{CallError, call};
 use firstlight::admin::report::{Sources, Status, Upstream};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +21,8 @@ use super::{LOCAL, Lab, eventually};
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
+    /// Whether it leads a process group.
+    grouped: bool,
     log: PathBuf,
     socket: PathBuf,
 }
@@ -37,8 +40,13 @@ impl Daemon {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("run").arg("--config").arg(lab.path("firstlight.toml"));
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(appending(&log));
+        let grouped = !wrapper.is_empty();
+        if grouped {
+            // A tracer that is killed leaves its tracee behind.
+            command.process_group(0);
+        }
         let child = command.spawn().unwrap();
-        Self { child, log, socket: lab.path("run/control.sock") }
+        Self { child, grouped, log, socket: lab.path("run/control.sock") }
     }
 
     /// Waits until the daemon answers a local name; how it failed to, if it did.
@@ -54,6 +62,9 @@ impl Daemon {
     }
 
     pub(crate) fn kill(&mut self) {
+        if self.grouped && self.child.try_wait().unwrap().is_none() {
+            killpg(self.pid(), Signal::SIGKILL).unwrap();
+        }
         drop(self.child.kill());
         self.child.wait().unwrap();
     }
@@ -64,7 +75,11 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
     /// Waits for its end by itself.

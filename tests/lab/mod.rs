@@ -7,16 +7,16 @@
 pub(crate) mod clients;
 mod daemon;
 mod pki;
+pub(crate) mod relay;
 mod resolver;
 mod source;
 mod witness;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -69,17 +69,22 @@ pub(crate) struct Lab {
     folder: PathBuf,
     network: [u8; 2],
     pub(crate) authority: Authority,
+    _claim: UdpSocket,
 }
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let process = std::process::id();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("firstlight-lab-{process}-{number}"));
+        let process = std::process::id().to_be_bytes();
+        let (network, claim) = (0..=u8::MAX)
+            .flat_map(|second| [[16 + process[3] % 200, second], [16 + process[2] % 200, second]])
+            .find_map(|network| Some((network, claim(network)?)))
+            .expect("every loopback network is taken");
+        let [first, second] = network;
+        let folder = std::env::temp_dir().join(format!("firstlight-lab-{first}-{second}"));
+        drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(folder.join("run")).unwrap();
         let authority = Authority::new(&folder);
-        Self { folder, network: [u8::try_from(16 + process % 200).unwrap(), number], authority }
+        Self { folder, network, authority, _claim: claim }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -254,6 +259,14 @@ impl Setup<'_> {
     fn whole(&self) -> String {
         format!("{}{}{}", self.text, self.tls, self.clock)
     }
+}
+
+/// Holds a network against other tests, in this process or another; `None` if one has it.
+fn claim([first, second]: [u8; 2]) -> Option<UdpSocket> {
+    let address = |host| Ipv4Addr::new(127, first, second, host);
+    // What a test that was cut off left running may still have the daemon's port.
+    UdpSocket::bind((address(1), 5300)).ok()?;
+    UdpSocket::bind((address(254), 5300)).ok()
 }
 
 /// Where a program of the machine is.
