@@ -70,7 +70,7 @@ fn a_connection_that_says_nothing_costs_nobody_else() {
 #[test]
 fn state_files_of_garbage_or_cut_short_are_set_aside_and_made_again() {
     let lab = Lab::new();
-    let (setup, _sources, _witnesses) = lab.honest();
+    let (setup, _wan) = lab.honest();
     let mut daemon = setup.boot();
     daemon.wait_for("time is verified and kept", 20, |status| {
         status.time.verified && status.time.level == "disciplined"
@@ -117,7 +117,7 @@ fn comes_up_with_fresh_files(lab: &Lab) {
 #[test]
 fn without_a_state_directory_everything_is_served_and_the_log_names_it() {
     let lab = Lab::new();
-    let (setup, _sources, _witnesses) = lab.honest();
+    let (setup, _wan) = lab.honest();
     fs::write(lab.path("file"), "").unwrap();
     // Below a file: not even root can make a folder there.
     let mut daemon = setup.replacing("directory = \"state\"", "directory = \"file/state\"").boot();

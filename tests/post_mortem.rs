@@ -15,7 +15,7 @@ use std::time::Duration;
 use firstlight::clock::{Level, SavedFloor, magnitude};
 use firstlight::drill::{Setup as Virtual, World, years};
 use lab::clients::{ask_ntp, ask_tcp, ask_udp};
-use lab::{Daemon, HOUR, HttpsServer, LOCAL, Lab, Says, TimeSource, YEAR, now, truth};
+use lab::{Daemon, HOUR, HttpsServer, LOCAL, Lab, Says, TimeSource, Wan, YEAR, now, truth};
 
 #[test]
 fn with_the_gps_box_hung_or_five_years_off_time_is_found() {
@@ -28,7 +28,7 @@ fn with_the_gps_box_hung_or_five_years_off_time_is_found() {
                 let repaired = Repaired::new(&lab, "");
                 repaired.gps.says(says);
 
-                let daemon = repaired.boots(&lab, "@0");
+                let daemon = Repaired::boots(&lab, "@0");
 
                 finds_the_time(&lab, &daemon);
                 assert_eq!(daemon.sources().sources[0].verdict, "falseticker", "{says:?}");
@@ -40,10 +40,10 @@ fn with_the_gps_box_hung_or_five_years_off_time_is_found() {
 #[test]
 fn with_all_of_it_well_time_is_found_at_once() {
     let lab = Lab::new();
-    let repaired = Repaired::new(&lab, "");
+    let _repaired = Repaired::new(&lab, "");
     let begin = now();
 
-    let daemon = repaired.boots(&lab, "@0");
+    let daemon = Repaired::boots(&lab, "@0");
 
     finds_the_time(&lab, &daemon);
     assert!(now() - begin < Duration::from_secs(8));
@@ -53,11 +53,10 @@ fn with_all_of_it_well_time_is_found_at_once() {
 fn with_the_gps_box_alone_time_is_served_and_not_vouched_for() {
     let lab = Lab::new();
     let repaired = Repaired::new(&lab, "trust = true\n");
-    repaired.public.iter().for_each(|source| source.says(Says::Silent));
-    repaired.witnesses.iter().for_each(|witness| witness.set_up(false));
+    repaired.wan.down();
     lab.keep_floor(truth().offset(-4 * HOUR));
 
-    let daemon = repaired.boots(&lab, "@0");
+    let daemon = Repaired::boots(&lab, "@0");
 
     let names = Names::watch(&lab);
     let status = daemon.wait_for("the box disciplines", 40, |status| status.time.ntp.synchronized);
@@ -68,8 +67,7 @@ fn with_the_gps_box_alone_time_is_served_and_not_vouched_for() {
     assert!(lab.kept_floor().unwrap() < truth().secs() - 3 * 3600, "nothing of it is kept");
 
     // The WAN returns.
-    repaired.public.iter().for_each(|source| source.says(Says::Off(0)));
-    repaired.witnesses.iter().for_each(|witness| witness.set_up(true));
+    repaired.wan.up();
     daemon.wait_for("others vouch for it", 20, |status| status.time.verified);
     names.never_failed();
 }
@@ -77,9 +75,9 @@ fn with_the_gps_box_alone_time_is_served_and_not_vouched_for() {
 #[test]
 fn a_clock_that_starts_five_years_ahead_is_set_back() {
     let lab = Lab::new();
-    let repaired = Repaired::new(&lab, "");
+    let _repaired = Repaired::new(&lab, "");
 
-    let daemon = repaired.boots(&lab, &truth().offset(5 * YEAR).to_string());
+    let daemon = Repaired::boots(&lab, &truth().offset(5 * YEAR).to_string());
 
     finds_the_time(&lab, &daemon);
 }
@@ -135,8 +133,7 @@ fn repaired() -> Virtual {
 /// The GPS box, the three addresses of one operator, and the witnesses of two others.
 struct Repaired {
     gps: TimeSource,
-    public: Vec<TimeSource>,
-    witnesses: Vec<HttpsServer>,
+    wan: Wan,
 }
 
 impl Repaired {
@@ -145,8 +142,10 @@ impl Repaired {
         let source = |host| TimeSource::start(lab, host, Says::Off(0));
         let repaired = Self {
             gps: source(10),
-            public: [11, 12, 13].map(source).into(),
-            witnesses: [20, 21].map(|host| HttpsServer::start(lab, host)).into(),
+            wan: Wan {
+                sources: [11, 12, 13].map(source).into(),
+                witnesses: [20, 21].map(|host| HttpsServer::start(lab, host)).into(),
+            },
         };
         repaired.configure(lab, more).write();
         repaired
@@ -155,13 +154,13 @@ impl Repaired {
     fn configure<'l>(&self, lab: &'l Lab, more: &str) -> lab::Setup<'l> {
         let gps = lab.configure().source(&self.gps, "own", &format!("prefer = true\n{more}"));
         let public =
-            self.public.iter().fold(gps, |setup, source| setup.source(source, "operator", ""));
-        let witnesses = self.witnesses.iter().zip(["google", "quad9"]);
+            self.wan.sources.iter().fold(gps, |setup, source| setup.source(source, "operator", ""));
+        let witnesses = self.wan.witnesses.iter().zip(["google", "quad9"]);
         witnesses.fold(public, |setup, (witness, operator)| setup.witness(witness, operator))
     }
 
     /// The daemon, with its clock at `start`, once local names are answered.
-    fn boots(&self, lab: &Lab, start: &str) -> Daemon {
+    fn boots(lab: &Lab, start: &str) -> Daemon {
         let mut daemon = Daemon::start(lab, &["--start", start]);
         daemon.serves(lab).unwrap();
         daemon

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use firstlight::clock::{CertDates, Level, SavedFloor, UnixTime, magnitude};
+use firstlight::clock::{CertDates, Level, Resumed, SavedFloor, UnixTime, magnitude};
 use firstlight::drill::{HONEST, Setup, Source, World, years};
 use firstlight::host::kernel::{KernelClock, OsClock};
 
@@ -93,6 +93,25 @@ fn the_floor_never_goes_back_and_is_kept_once_the_time_is_verified() {
         assert!(saved.seconds >= kept.seconds + 4 * 3600 - 5, "{saved:?}");
         assert!(world.broken.is_empty(), "{:?}", world.broken);
     }
+}
+
+#[test]
+fn a_restart_within_one_boot_goes_on_raising_the_floor() {
+    let mut setup = Setup::power_cut();
+    setup.guess = setup.truth;
+    setup.resumed = Some(Resumed {
+        error: SECOND / 50,
+        verified: true,
+        stratum: 2,
+        reference_id: *b"GPS\0",
+        root_delay: SECOND / 50,
+    });
+    let mut world = World::new(&setup, 1, start());
+
+    world.run(MINUTE);
+
+    let kept = world.saved.unwrap().seconds;
+    assert!(kept >= setup.truth.secs() - 5, "still what was known before the cut: {kept}");
 }
 
 #[test]

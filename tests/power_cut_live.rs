@@ -35,12 +35,12 @@ fn main() {
 /// Valid since yesterday; and one that had expired when the power went, five hours ago.
 fn power_cut() {
     let lab = Lab::new();
-    let (setup, sources, witnesses) = lab.honest();
-    sources.iter().for_each(|source| source.says(Says::Silent));
-    witnesses.iter().for_each(|witness| witness.set_up(false));
+    let (setup, wan) = lab.honest();
+    wan.down();
     let mut good = Resolver::new(&lab, 30, (-DAY, 89 * DAY));
     let mut gone = Resolver::new(&lab, 31, (-365 * DAY, -5 * HOUR));
-    (good.start(), gone.start());
+    good.start();
+    gone.start();
     lab.keep_floor(truth().offset(-4 * HOUR));
 
     let mut daemon = setup.upstream(&gone, "gone").upstream(&good, "good").boot();
@@ -58,8 +58,7 @@ fn power_cut() {
     assert_eq!(ask_ntp(lab.ntp()).unwrap().leap, 3, "no time is told before it is known");
     refused(&lab, &daemon, &gone, &mut good);
 
-    sources.iter().for_each(|source| source.says(Says::Off(0)));
-    witnesses.iter().for_each(|witness| witness.set_up(true));
+    wan.up();
     let status = daemon.wait_for("time is found and verified", 15, |status| {
         status.time.verified && status.time.ntp.synchronized
     });
@@ -86,9 +85,8 @@ fn power_cut() {
 /// One whose certificate ran out while there was no power.
 fn expiring() {
     let lab = Lab::new();
-    let (setup, sources, witnesses) = lab.honest();
-    sources.iter().for_each(|source| source.says(Says::Silent));
-    witnesses.iter().for_each(|witness| witness.set_up(false));
+    let (setup, wan) = lab.honest();
+    wan.down();
     let mut good = Resolver::new(&lab, 30, (-DAY, 89 * DAY));
     let mut late = Resolver::new(&lab, 31, (-365 * DAY, -HOUR));
     late.start();
@@ -104,8 +102,7 @@ fn expiring() {
     assert_eq!(daemon.status().time.level, "cold");
 
     good.start();
-    sources.iter().for_each(|source| source.says(Says::Off(0)));
-    witnesses.iter().for_each(|witness| witness.set_up(true));
+    wan.up();
     daemon.wait_for("time is found and verified", 15, |status| {
         status.time.verified && status.time.ntp.synchronized
     });
@@ -127,12 +124,12 @@ fn expiring() {
 /// unbound gives tickets at every handshake; none of them may stand in for a certificate.
 fn resumption() {
     let lab = Lab::new();
-    let (setup, sources, witnesses) = lab.honest();
-    sources.iter().for_each(|source| source.says(Says::Silent));
-    witnesses.iter().for_each(|witness| witness.set_up(false));
+    let (setup, wan) = lab.honest();
+    wan.down();
     let mut good = Resolver::new(&lab, 30, (-DAY, 89 * DAY));
     let mut late = Resolver::new(&lab, 31, (-365 * DAY, -HOUR));
-    (good.start(), late.start());
+    good.start();
+    late.start();
     let to_good = Relay::start(&lab, 40, good.address);
     let to_late = Relay::start(&lab, 41, late.address);
     (good.address, late.address) = (to_good.address, to_late.address);
@@ -145,15 +142,15 @@ fn resumption() {
         for label in ["a", "b", "c"] {
             resolved(&lab, &format!("{label}{round}.lab.example.com")).unwrap();
         }
-        (to_good.cut(), to_late.cut());
+        to_good.cut();
+        to_late.cut();
     }
     assert_eq!(daemon.status().time.certificate_dates, "rule-r");
     let relaxed = [to_good.offers(), to_late.offers()].concat();
     assert!(relaxed.len() >= 4 && !relaxed.contains(&true), "a ticket was offered: {relaxed:?}");
 
     let before = [to_good.offers().len(), to_late.offers().len()];
-    sources.iter().for_each(|source| source.says(Says::Off(0)));
-    witnesses.iter().for_each(|witness| witness.set_up(true));
+    wan.up();
     daemon.wait_for("time is found and verified", 15, |status| {
         status.time.verified && status.time.certificate_dates == "strict"
     });
@@ -181,8 +178,8 @@ fn resumption() {
 /// Every NTP answer is five years ahead; the witnesses tell the truth.
 fn forged() {
     let lab = Lab::new();
-    let (setup, sources, _witnesses) = lab.honest();
-    sources.iter().for_each(|source| source.says(Says::Off(5 * lab::YEAR)));
+    let (setup, wan) = lab.honest();
+    wan.set(Says::Off(5 * lab::YEAR), true);
     let mut daemon = setup.boot();
     daemon.serves(&lab).unwrap();
 

@@ -5,6 +5,7 @@
 mod lab;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,7 +44,7 @@ fn main() {
 /// 200 `kill -9` at random moments, while a client asks.
 fn two_hundred_kills() {
     let lab = Lab::new();
-    let (setup, _sources, _witnesses) = lab.honest();
+    let (setup, _wan) = lab.honest();
     disciplined_once(&lab, &setup.boot());
     let load = Load::start(&lab);
     let mut random = StdRng::seed_from_u64(20_250_118);
@@ -74,7 +75,7 @@ fn two_hundred_kills() {
 /// One kill at each call that writes state.
 fn kills_at_each_call() {
     let lab = Lab::new();
-    let (setup, _sources, _witnesses) = lab.honest();
+    let (setup, _wan) = lab.honest();
     disciplined_once(&lab, &setup.boot());
     let mut floor = kept_floor(&lab);
 
@@ -133,14 +134,11 @@ fn killed_at(lab: &Lab, path: &str, call: &str, nth: u32) -> Daemon {
 /// 20 restarts and 20 `kill -9`: NTP clients and upstreams see none of it.
 fn restarts_in_one_boot() {
     let lab = Lab::new();
-    let (setup, sources, witnesses) = lab.honest();
+    let (setup, wan) = lab.honest();
     let mut daemon = setup.boot();
     disciplined_once(&lab, &daemon);
     // What is known must come from the disk, and from nobody else.
-    for source in &sources {
-        source.says(lab::Says::Silent);
-    }
-    witnesses.iter().for_each(|witness| witness.set_up(false));
+    wan.down();
 
     for round in 0..40 {
         if round % 2 == 0 {
@@ -192,7 +190,7 @@ fn kept_floor(lab: &Lab) -> i64 {
 
 fn set_aside(lab: &Lab) -> Vec<String> {
     let names = [lab.names_in("state"), lab.names_in("run")].concat();
-    names.into_iter().filter(|name| name.ends_with(".bad")).collect()
+    names.into_iter().filter(|name| Path::new(name).extension() == Some("bad".as_ref())).collect()
 }
 
 /// Nothing is lost, and nothing left over, once the daemon has started and stopped.

@@ -11,7 +11,7 @@ use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
 use firstlight::host::kernel::{KernelClock, OsClock};
-use lab::{Daemon, Lab, Says, TimeSource, find, needing, truth};
+use lab::{Daemon, Lab, Wan, find, needing, truth};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
@@ -29,8 +29,8 @@ fn main() {
 /// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing.
 fn chronyd() {
     let lab = Lab::new();
-    let (setup, sources, _witnesses) = lab.honest();
-    let mut daemon = cold(&lab, &sources, &setup);
+    let (setup, wan) = lab.honest();
+    let daemon = cold(&lab, &wan, &setup);
     let config = format!(
         "server {} port {} iburst maxsamples 1\nport 0\npidfile {}\ncmdport 0\nbindcmdaddress /\n",
         lab.ntp().ip(),
@@ -49,7 +49,7 @@ fn chronyd() {
     assert!(!refused.status.success(), "{}", text(&refused));
     assert!(!text(&refused).contains("clock wrong by"), "{}", text(&refused));
 
-    disciplined(&mut daemon, &sources);
+    disciplined(&daemon, &wan);
     let believed = ask("8");
     assert!(believed.status.success(), "{}", text(&believed));
     // `System clock wrong by 786000.000012 seconds (ignored)`
@@ -61,10 +61,10 @@ fn chronyd() {
 /// `ntpdig` without `-S` and `-s` prints the offset and sets nothing.
 fn ntpdig() {
     let lab = Lab::new();
-    let (setup, sources, _witnesses) = lab.honest();
+    let (setup, wan) = lab.honest();
     let place = lab.ntp().to_string();
     let setup = setup.replacing(&place, &format!("{}:123", lab.address(1)));
-    let mut daemon = cold(&lab, &sources, &setup);
+    let daemon = cold(&lab, &wan, &setup);
     let ask = || {
         let mut command = Command::new(find("ntpdig").unwrap());
         command.args(["-4", "-j", "-t", "1", &lab.address(1).to_string()]);
@@ -74,7 +74,7 @@ fn ntpdig() {
     let refused = ask();
     assert!(!text(&refused).contains("\"no-leap\""), "{}", text(&refused));
 
-    disciplined(&mut daemon, &sources);
+    disciplined(&daemon, &wan);
     let believed = text(&ask());
     assert!(believed.contains("\"stratum\":2"), "{believed}");
     assert!(believed.contains("\"leap\":\"no-leap\""), "{believed}");
@@ -82,16 +82,16 @@ fn ntpdig() {
     assert_near(offset.unwrap().parse().unwrap());
 }
 
-fn cold(lab: &Lab, sources: &[TimeSource], setup: &lab::Setup<'_>) -> Daemon {
-    sources.iter().for_each(|source| source.says(Says::Silent));
+fn cold(lab: &Lab, wan: &Wan, setup: &lab::Setup<'_>) -> Daemon {
+    wan.down();
     let mut daemon = setup.boot();
     daemon.serves(lab).unwrap();
     assert!(!daemon.status().time.ntp.synchronized);
     daemon
 }
 
-fn disciplined(daemon: &mut Daemon, sources: &[TimeSource]) {
-    sources.iter().for_each(|source| source.says(Says::Off(0)));
+fn disciplined(daemon: &Daemon, wan: &Wan) {
+    wan.up();
     daemon.wait_for("the clock is disciplined", 15, |status| status.time.ntp.synchronized);
 }
 

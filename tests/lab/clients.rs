@@ -157,9 +157,8 @@ fn question(name: &str) -> (u16, Vec<u8>) {
 }
 
 fn read(message: &Message) -> Answer {
-    let addresses = message.answers.iter().filter_map(|record| match &record.data {
-        RData::A(address) => Some(address.0),
-        _ => None,
+    let addresses = message.answers.iter().filter_map(|record| {
+        if let RData::A(address) = &record.data { Some(address.0) } else { None }
     });
     Answer {
         rcode: u16::from(message.metadata.response_code),

@@ -160,7 +160,7 @@ impl Lab {
 
     /// Three honest time sources of three operators and two witnesses of two, on hosts 10 to 21;
     /// and the setup that names them.
-    pub(crate) fn honest(&self) -> (Setup<'_>, Vec<TimeSource>, Vec<HttpsServer>) {
+    pub(crate) fn honest(&self) -> (Setup<'_>, Wan) {
         let sources = [10, 11, 12].map(|host| TimeSource::start(self, host, Says::Off(0)));
         let witnesses = [20, 21].map(|host| HttpsServer::start(self, host));
         let mut setup = self.configure();
@@ -170,7 +170,7 @@ impl Lab {
         for (witness, operator) in witnesses.iter().zip(["google", "quad9"]) {
             setup = setup.witness(witness, operator);
         }
-        (setup, sources.into(), witnesses.into())
+        (setup, Wan { sources: sources.into(), witnesses: witnesses.into() })
     }
 }
 
@@ -178,6 +178,35 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             drop(fs::remove_dir_all(&self.folder));
+        }
+    }
+}
+
+/// Who knows the time outside.
+#[derive(Debug)]
+pub(crate) struct Wan {
+    pub(crate) sources: Vec<TimeSource>,
+    pub(crate) witnesses: Vec<HttpsServer>,
+}
+
+impl Wan {
+    /// Every source says nothing, and no witness can be reached.
+    pub(crate) fn down(&self) {
+        self.set(Says::Silent, false);
+    }
+
+    /// Everybody tells the truth.
+    pub(crate) fn up(&self) {
+        self.set(Says::Off(0), true);
+    }
+
+    /// What the sources say, and whether witnesses can be reached.
+    pub(crate) fn set(&self, says: Says, witnesses: bool) {
+        for source in &self.sources {
+            source.says(says);
+        }
+        for witness in &self.witnesses {
+            witness.set_up(witnesses);
         }
     }
 }
