@@ -76,6 +76,8 @@ pub struct Ntp {
     pub root_dispersion: f64,
     /// Requests answered.
     pub answered: u64,
+    /// Packets that were no request, and got no answer.
+    pub malformed: u64,
 }
 
 /// Answers to DNS questions.

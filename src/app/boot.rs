@@ -57,6 +57,17 @@ pub(super) struct Boot {
     failures: Vec<StateError>,
 }
 
+/// Why there is no boot.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(
+        "error: --start would move this machine's clock\n   = help: write clock.mode = \"observe\""
+    )]
+    Start,
+}
+
 /// The last configuration that worked.
 #[derive(Debug, Deserialize, Serialize)]
 struct Kept {
@@ -86,10 +97,14 @@ impl Boot {
     ///
     /// # Errors
     ///
-    /// The report on a configuration that cannot be used, when none has ever worked.
-    pub(super) fn new(options: &Options) -> Result<Self, LoadError> {
+    /// The report on a configuration that cannot be used, when none has ever worked; or a clock
+    /// that is to start somewhere and to be steered.
+    pub(super) fn new(options: &Options) -> Result<Self, Refusal> {
         let (parsed, origin, unusable) = load(options.config.as_deref())?;
         let Parsed { config, warnings, .. } = parsed;
+        if options.start.is_some() && config.clock.mode == ClockMode::Steer {
+            return Err(Refusal::Start);
+        }
         let (state, failure) = StateDir::open(&config.state.directory);
         let mut failures: Vec<_> = failure.into_iter().collect();
         let folder = runtime_folder(&config);
@@ -99,6 +114,10 @@ impl Boot {
         } else {
             Arc::new(StateDir::open(folder).0)
         };
+        if options.start.is_some() {
+            // What an earlier process knew of time was another clock's.
+            failures.extend(runtime.write_json(TIME, &None::<KeptTime>).err());
+        }
 
         let kernel = Arc::new(KernelClock);
         let saved = take(state.read_json(FLOOR), &mut failures);

@@ -129,6 +129,7 @@ impl Steward {
         let (floor, origin) = self.node.trust().floor(now.mono);
         let ntp = self.node.trust().ntp_status(now);
         let counts = self.services.ntp_server.counts();
+        let malformed = [&counts.short, &counts.wrong_mode, &counts.wrong_version];
         report::Time {
             utc: now.utc.to_string(),
             level: word(&trust.level),
@@ -157,6 +158,7 @@ impl Steward {
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
                 answered: counts.answered.load(Ordering::Relaxed),
+                malformed: malformed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             },
             frequency_ppm: self.boot.clock.frequency(),
             engine_panics: self.filter.panics(),

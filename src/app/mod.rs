@@ -11,6 +11,7 @@ mod services;
 mod steward;
 mod supervise;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -78,6 +79,8 @@ pub fn run(options: &Options) -> u8 {
 }
 
 async fn serve(boot: Arc<Boot>, options: Options) {
+    // Before the first answer: whoever sees one may send a signal.
+    let signals = Signals::open();
     let (services, reports) = Services::open(&boot);
     let services = Arc::new(services);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -98,7 +101,7 @@ async fn serve(boot: Arc<Boot>, options: Options) {
         async move { steward.run(&mut *mailbox.lock().await).await }
     });
 
-    obey_signals(&sender).await;
+    obey_signals(signals, &sender).await;
 
     notify::stopping();
     info!("stopping: answers under way are sent");
@@ -110,8 +113,8 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let _ = tokio::time::timeout(GRACE, steward).await;
 }
 
-async fn obey_signals(sender: &mpsc::Sender<Message>) {
-    let mut signals = match Signals::open() {
+async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Message>) {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             warn!(%error, "signals are not heard: stop with SIGKILL, reload by `firstlight reload`");

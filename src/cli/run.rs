@@ -14,7 +14,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The clock starts here, whatever the machine's shows; needs clock.mode = "observe".
-    #[arg(long, value_name = "TIME", hide = true)]
+    #[arg(long, value_name = "RFC3339|@EPOCH", hide = true)]
     start: Option<UnixTime>,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Level;
+use super::floor::FloorOrigin;
 use super::select::{Interval, agreement};
 use super::sources::{Reading, Source, SourceId, Verdict};
 use super::time::{Nanos, magnitude};
@@ -73,7 +74,9 @@ impl Trust {
             }
         }
         self.judge_silence(now);
-        if self.verified && self.saved.is_none_or(|at| now.mono >= at + SAVE_EACH) {
+        // What was kept before this run need not be written again.
+        let raised = self.floor.at(now.mono).1 == FloorOrigin::Running;
+        if self.verified && raised && self.saved.is_none_or(|at| now.mono >= at + SAVE_EACH) {
             self.save_floor(now);
         }
         self.publish(now, false);

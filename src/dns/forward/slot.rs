@@ -78,6 +78,9 @@ impl Slot {
         let link = self.locked();
         let Some(phase) = link.as_ref().map(|link| link.phase.borrow()) else { return Ok(()) };
         let Phase::Open(session) = &*phase else { return Ok(()) };
+        if session.is_closed() {
+            return Ok(());
+        }
         let judged = verifier.strictly(session.chain(), &self.target.server_name);
         match &judged {
             Ok(()) => session.set_relaxed(None),
