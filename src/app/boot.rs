@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
@@ -39,8 +40,10 @@ const DRIFT_PPM: f64 = 15.0;
 /// Everything known before the first socket opens.
 #[derive(Debug)]
 pub(super) struct Boot {
-    /// As it was read.
+    /// As it was read at the start.
     pub(super) config: Config,
+    /// As it was read last.
+    pub(super) in_force: ArcSwap<Config>,
     /// Where named upstreams and sources were found when the time was last verified.
     pub(super) addresses: Addresses,
     /// Where the configuration in force comes from.
@@ -141,6 +144,7 @@ impl Boot {
             info!(by = describe(by), guess = %guess.time, origin = guess.origin, "the machine's clock is moved forward to a guess; it is not trusted");
         }
         let boot = Self {
+            in_force: ArcSwap::from_pointee(config.clone()),
             config,
             addresses,
             origin,

@@ -31,6 +31,8 @@ use crate::witness::{self, Target};
 const TICK: Duration = Duration::from_secs(1);
 /// How often the kernel is told what its clock is worth, and a later process of this boot.
 const TELL_EACH: Duration = Duration::from_secs(16);
+/// How often the time is kept where writing wears the disk down.
+const KEEP_EACH: Duration = Duration::from_secs(1200);
 /// How often names beside addresses are looked up.
 const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
@@ -79,6 +81,7 @@ pub(super) struct Steward {
     trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
+    next_keep: Instant,
     /// When other hands last moved the machine's clock.
     moved: Option<Instant>,
     clock: Arc<dyn Steer>,
@@ -91,7 +94,7 @@ impl Steward {
         file: Option<PathBuf>,
         sender: mpsc::Sender<Message>,
     ) -> Self {
-        let read = boot.config.clone();
+        let read = (**boot.in_force.load()).clone();
         let addresses = boot.addresses.clone();
         let config = addresses.extend(read.clone());
         let now = boot.now();
@@ -109,6 +112,7 @@ impl Steward {
             trust: None,
             next_tick: now.mono,
             next_tell: now.mono,
+            next_keep: now.mono,
             moved: None,
             clock,
             config,
@@ -257,6 +261,7 @@ impl Steward {
         }
         notify::status(&self.in_words());
         self.next_tell = self.boot.clock.mono();
+        self.next_keep = self.next_tell;
     }
 
     /// Each second: other hands on the clock; sources that no longer count; what others are told.
@@ -290,7 +295,11 @@ impl Steward {
                 leap: status.leap,
             });
         }
-        self.keep_time();
+        if now >= self.next_keep {
+            let each = if self.boot.runtime.is_volatile() { TELL_EACH } else { KEEP_EACH };
+            self.next_keep = now + each;
+            self.keep_time();
+        }
         self.report_listeners();
         notify::status(&self.in_words());
     }
@@ -396,6 +405,7 @@ impl Steward {
             self.node.replace_trust(trust, now);
         }
         self.config = config;
+        self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
     }
 

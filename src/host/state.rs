@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,6 +51,12 @@ impl StateDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the directory is held in memory: it ends with the boot, and writing costs nothing.
+    #[must_use]
+    pub fn is_volatile(&self) -> bool {
+        statfs(&self.path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// Reads the value `name`; `None` if it was never written.
