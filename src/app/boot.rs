@@ -334,7 +334,7 @@ fn load(file: Option<&Path>) -> Result<(Parsed, String, Option<String>), LoadErr
 }
 
 /// Lower bounds of the time that nothing is refused by.
-fn bounds(config: &Config) -> Vec<(UnixTime, String)> {
+pub(crate) fn bounds(config: &Config) -> Vec<(UnixTime, String)> {
     let marks = marks().into_iter().map(|mark| (mark.time, mark.origin.to_owned()));
     let own = config.tls.files.clone().and_then(|files| {
         let store = CertStore::new(Some(files), None);

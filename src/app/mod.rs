@@ -21,6 +21,8 @@ use tokio::runtime;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
+pub(crate) use self::boot::bounds;
+
 use self::boot::Boot;
 use self::control::Desk;
 use self::services::Services;

@@ -5,16 +5,16 @@ use clap::Args;
 use crate::admin::Request;
 use crate::admin::client::CallError;
 use crate::admin::report::{Origin, Status};
+use crate::app;
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output, table};
 use crate::clock::{Floor, FloorOrigin, Guess, ParseTimeError, SavedFloor, UnixTime};
 use crate::config::Config;
-use crate::host::boot::{build_epoch, marks};
+use crate::host::boot::build_epoch;
 use crate::host::config_file::load;
 use crate::host::kernel::{KernelClock, OsClock};
 use crate::host::state::{StateDir, StateError};
-use crate::tls::CertStore;
 
 /// To show the floor, or to set it.
 #[derive(Args, Debug)]
@@ -113,15 +113,9 @@ impl Start {
     fn of(config: &Config, saved: Option<SavedFloor>) -> Self {
         let build = build_epoch();
         let floor = Floor::new(build, saved).at(KernelClock.mono());
-        let mut bounds: Vec<_> =
-            marks().into_iter().map(|mark| (mark.time, mark.origin.to_owned())).collect();
-        let own = CertStore::new(config.tls.files.clone(), None);
-        own.poll();
-        let own = own.served().and_then(|served| served.validity);
-        bounds
-            .extend(own.map(|own| (own.not_before, "the own certificate's notBefore".to_owned())));
+        let bounds = app::bounds(config);
         let machine = KernelClock.utc();
-        let guess = Guess::new(floor, bounds.iter().cloned(), machine);
+        let guess = Guess::new(floor, bounds.clone(), machine);
 
         let mut known = vec![(build, FloorOrigin::BuildEpoch.to_string())];
         known.extend(saved.map(|saved| {
