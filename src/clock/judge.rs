@@ -226,6 +226,7 @@ impl Trust {
             reference_id: reading.reference_id,
             root_delay: reading.root_delay + reading.delay,
             root_dispersion,
+            off: magnitude(off),
             since: now.mono,
             leap: self.leap(found),
         });

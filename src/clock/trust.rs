@@ -162,6 +162,8 @@ pub(super) struct Estimate {
     pub(super) reference_id: [u8; 4],
     pub(super) root_delay: Duration,
     pub(super) root_dispersion: Duration,
+    /// How far the clock was from the peer's time when a round last found it right.
+    pub(super) off: Duration,
     pub(super) since: Instant,
     pub(super) leap: u8,
 }
@@ -194,6 +196,7 @@ impl Trust {
                 reference_id: kept.reference_id,
                 root_delay: kept.root_delay,
                 root_dispersion: kept.error,
+                off: Duration::ZERO,
                 since: now.mono,
                 leap: 0,
             }),
@@ -273,7 +276,8 @@ impl Trust {
             && self.level == Level::Disciplined
             && !self.own
         {
-            estimate.root_dispersion = error;
+            // The filter's word is a standard deviation, not a bound.
+            estimate.root_dispersion = error + estimate.off;
             estimate.since = now.mono;
             self.reference_time = now.utc;
         }
