@@ -288,7 +288,7 @@ mod tests {
         fn answer(&mut self) -> Duration {
             let before = self.now.checked_sub(Duration::from_millis(10)).unwrap();
             let asked = self.source.next().unwrap();
-            let first = self.source.reading.is_none() && self.source.burst == BURST;
+            let first = self.source.reading.is_none() && self.source.floor_interval.is_zero();
             self.source.ask(asked);
             self.now = asked + Duration::from_millis(10);
             self.source.answered(reading(self.now), self.now);
