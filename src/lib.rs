@@ -12,6 +12,7 @@ pub mod drill;
 pub mod filter;
 pub mod health;
 pub mod host;
+pub mod lab;
 pub mod names;
 pub mod net;
 pub mod node;

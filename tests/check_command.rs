@@ -85,7 +85,7 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
         (":10:11\n", "cannot listen on UDP 127.0.0.1:"),
         (":12:15\n", "gone.pem: No such file"),
         (":15:9\n", "no group `no-such-group`"),
-        (":19:6\n", "empty.pem holds no certificate"),
+        (":19:6\n", "empty.pem: no certificate"),
     ] {
         assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
     }
@@ -112,7 +112,7 @@ fn a_certificate_must_fit_its_key_and_carry_the_name() {
 
     assert_eq!(check_pair("dns.home.lan", "key.pem"), "");
     assert!(check_pair("dns.home.lan", "other.pem").contains("is not the key of"));
-    assert!(check_pair("dns.home.lan", "garbage.pem").contains("holds no private key"));
+    assert!(check_pair("dns.home.lan", "garbage.pem").contains("no private key in it"));
     assert!(check_pair("ns.home.lan", "key.pem").contains("does not carry the name `ns.home.lan`"));
 }
 

@@ -1,6 +1,7 @@
 //! The configuration files that are shipped, and what a person sees who mistypes one.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -252,17 +253,23 @@ fn the_shipped_files_have_neither_mistakes_nor_doubts() {
 #[test]
 fn the_built_in_sources_survive_the_loss_of_any_operator() {
     let config = Config::embedded().unwrap().config;
+    let of: Vec<_> = config.clock.sources.iter().map(|s| s.operator.as_str()).collect();
+    let need = config.clock.quorum.max(of.len() / 2 + 1);
 
-    let operators = |of: &[&str]| {
-        let mut of = of.to_vec();
-        of.sort_unstable();
-        of.dedup();
-        of.len()
-    };
-    let sources: Vec<_> = config.clock.sources.iter().map(|s| s.operator.as_str()).collect();
-    let upstreams: Vec<_> = config.upstreams.iter().map(|u| u.operator.as_str()).collect();
-    assert!(sources.len() >= 5 && operators(&sources) >= 4, "{sources:?}");
-    assert!(operators(&upstreams) >= 3, "{upstreams:?}");
+    for lost in &of {
+        let left: Vec<_> = of.iter().filter(|operator| *operator != lost).collect();
+        assert!(left.len() >= need, "without {lost}: {left:?}, {need} must agree");
+        assert!(left.iter().any(|operator| *operator != left[0]), "without {lost}: {left:?}");
+    }
+}
+
+#[test]
+fn the_built_in_upstreams_are_of_three_operators() {
+    let config = Config::embedded().unwrap().config;
+
+    let operators: BTreeSet<_> = config.upstreams.iter().map(|u| u.operator.as_str()).collect();
+
+    assert!(operators.len() >= 3, "{operators:?}");
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub struct Time {
     pub frequency_ppm: f64,
     /// Panics of the time engine that were caught.
     pub engine_panics: u64,
+    /// Panics of the daemon's other tasks that were caught.
+    pub task_panics: u64,
 }
 
 /// A time and where it comes from.

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::Options;
 use super::keep::Keeper;
+use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
     Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime, describe,
@@ -28,6 +29,7 @@ use crate::witness;
 /// Names of the values in the state directory.
 const FLOOR: &str = "floor";
 const CONFIG: &str = "config";
+const ADDRESSES: &str = "addresses";
 /// Name of the value in the runtime directory.
 const TIME: &str = "time";
 
@@ -37,7 +39,10 @@ const DRIFT_PPM: f64 = 15.0;
 /// Everything known before the first socket opens.
 #[derive(Debug)]
 pub(super) struct Boot {
+    /// As it was read.
     pub(super) config: Config,
+    /// Where named upstreams and sources were found when the time was last verified.
+    pub(super) addresses: Addresses,
     /// Where the configuration in force comes from.
     pub(super) origin: String,
     pub(super) state: Arc<StateDir>,
@@ -116,6 +121,7 @@ impl Boot {
 
         let kernel = Arc::new(KernelClock);
         let saved = take(state.read_json(FLOOR), &mut failures);
+        let addresses = take(state.read_json(ADDRESSES), &mut failures).unwrap_or_default();
         let now = kernel.mono();
         let floor = Floor::new(build_epoch(), saved).at(now);
         let guess = Guess::new(floor, bounds(&config), kernel.utc());
@@ -136,6 +142,7 @@ impl Boot {
         }
         let boot = Self {
             config,
+            addresses,
             origin,
             state,
             runtime,
@@ -250,6 +257,10 @@ impl Boot {
     pub(super) fn keep_config(&self, report: &Report) {
         let kept = Kept { path: report.file().to_owned(), text: report.text().to_owned() };
         self.keep(&self.state, CONFIG, &kept);
+    }
+
+    pub(super) fn keep_addresses(&self, addresses: &Addresses) {
+        self.keep(&self.state, ADDRESSES, addresses);
     }
 
     pub(super) fn finish(&self) {

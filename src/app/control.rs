@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::boot::Boot;
 use super::services::Services;
 use super::steward::{Message, Steward};
+use super::supervise::panics;
 use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
 use crate::clock::{CertDates, UnixTime};
 use crate::config::{ClockMode, Plaintext};
@@ -160,12 +161,16 @@ impl Steward {
                 malformed: malformed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             },
             frequency_ppm: self.boot.clock.frequency(),
-            engine_panics: self.engine_panics,
+            engine_panics: self.filter.panics(),
+            task_panics: panics(),
         }
     }
 
     fn dns(&self) -> report::Dns {
         let counts = serde_json::to_value(self.services.answerer.counts()).unwrap_or_default();
+        let mut counters: BTreeMap<String, u64> =
+            serde_json::from_value(counts).unwrap_or_default();
+        counters.extend(self.services.listener_counts());
         report::Dns {
             plaintext: match self.config.dns.plaintext {
                 Plaintext::LocalOnly => "local-only",
@@ -174,7 +179,7 @@ impl Steward {
             }
             .to_owned(),
             local_names: self.config.names.len(),
-            counters: serde_json::from_value::<BTreeMap<_, _>>(counts).unwrap_or_default(),
+            counters,
             plaintext_exceptions: Vec::new(),
         }
     }
@@ -312,6 +317,30 @@ impl Services {
     pub(super) fn refused(&self) -> Vec<String> {
         let refused = self.listeners.refused().into_iter().chain(self.ntp.refused());
         refused.map(|refused| refused.to_string()).collect()
+    }
+
+    /// What the listeners met, by name.
+    fn listener_counts(&self) -> impl Iterator<Item = (String, u64)> {
+        let met = self.listeners.counters();
+        let udp = self.listeners.udp_tally();
+        [
+            ("accept_errors", &met.accept_errors),
+            ("connections_accepted", &met.connections),
+            ("connections_cut", &met.cut),
+            ("connections_displaced", &met.displaced),
+            ("connections_refused", &met.refused),
+            ("handshakes_failed", &met.handshake_failures),
+            ("panics", &met.panics),
+            ("queries_dropped", &met.dropped),
+            ("queries_late", &met.late),
+            ("queries_shed", &met.shed),
+            ("udp_panics", &udp.panics),
+            ("udp_received", &udp.received),
+            ("udp_sends_failed", &udp.send_failed),
+            ("udp_sent", &udp.sent),
+        ]
+        .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
+        .into_iter()
     }
 
     fn sockets(&self) -> report::Listeners {

@@ -1,28 +1,33 @@
 //! The composition root: wires the edges to the node, supervises, nothing else.
 
+mod asking;
 mod boot;
 mod control;
+mod filter;
 mod keep;
 mod logging;
+mod renumber;
 mod services;
 mod steward;
+mod supervise;
 
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
 use self::boot::Boot;
 use self::control::Desk;
 use self::services::Services;
 use self::steward::{Message, Steward};
+use self::supervise::keep;
 use crate::admin;
+use crate::host::limits;
 use crate::host::link::Links;
 use crate::host::notify;
 use crate::host::signal::{Signal, Signals};
@@ -31,7 +36,7 @@ use crate::host::signal::{Signal, Signals};
 const MAILBOX: usize = 1024;
 /// Answers under way at a stop are waited for so long.
 const GRACE: Duration = Duration::from_secs(4);
-/// A part that panicked is started again after this pause.
+/// A failing watch goes on after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How to run.
@@ -44,16 +49,20 @@ pub struct Options {
 }
 
 /// Runs the daemon until it is told to stop.
+///
+/// Gives the exit code: 0 after a stop, 1 if the system gives it nothing to run with, 2 if there
+/// is no usable configuration and never was one.
 #[must_use]
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> u8 {
     let boot = match Boot::new(options) {
         Ok(boot) => boot,
         Err(refusal) => {
             eprintln!("{refusal}");
-            return ExitCode::from(2);
+            return 2;
         }
     };
     logging::start(boot.config.log.json);
+    limits::raise_descriptors();
     boot.tell();
     let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
@@ -61,12 +70,12 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(%error, "the system gives no threads or descriptors; nothing can be served");
-            return ExitCode::from(1);
+            return 1;
         }
     };
     runtime.block_on(serve(Arc::new(boot), options.clone()));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ExitCode::SUCCESS
+    0
 }
 
 async fn serve(boot: Arc<Boot>, options: Options) {
@@ -79,10 +88,18 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     notify::ready();
 
     let desk = Arc::new(Desk::new(sender.clone()));
-    let control = tokio::spawn(control::listen(Arc::clone(&boot), desk));
-    let links = tokio::spawn(watch_links(sender.clone()));
-    let steward =
-        tokio::spawn(supervise(boot, Arc::clone(&services), options, mailbox, sender.clone()));
+    let (place, changes) = (Arc::clone(&boot), sender.clone());
+    keep("control", move || control::listen(Arc::clone(&place), Arc::clone(&desk)));
+    keep("links", move || watch_links(changes.clone()));
+
+    let mailbox = Arc::new(Mutex::new(mailbox));
+    let (rooms, letters) = (Arc::clone(&services), sender.clone());
+    let steward = keep("node", move || {
+        let file = options.config.clone();
+        let steward = Steward::new(Arc::clone(&boot), Arc::clone(&rooms), file, letters.clone());
+        let mailbox = Arc::clone(&mailbox);
+        async move { steward.run(&mut *mailbox.lock().await).await }
+    });
 
     obey_signals(signals, &sender).await;
 
@@ -94,39 +111,6 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     }
     let _ = sender.send(Message::Stop).await;
     let _ = tokio::time::timeout(GRACE, steward).await;
-    control.abort();
-    links.abort();
-}
-
-/// Runs the steward; a panic costs what it held in memory, not the service.
-async fn supervise(
-    boot: Arc<Boot>,
-    services: Arc<Services>,
-    options: Options,
-    mailbox: mpsc::Receiver<Message>,
-    sender: mpsc::Sender<Message>,
-) {
-    let mailbox = Arc::new(tokio::sync::Mutex::new(mailbox));
-    let mut panics = 0;
-    loop {
-        let steward = Steward::new(
-            Arc::clone(&boot),
-            Arc::clone(&services),
-            options.config.clone(),
-            sender.clone(),
-            panics,
-        );
-        let mailbox = Arc::clone(&mailbox);
-        let run = tokio::spawn(async move { steward.run(&mut *mailbox.lock().await).await });
-        match run.await {
-            Ok(()) => return,
-            Err(fault) => {
-                panics += 1;
-                error!(%fault, panics, "the node's task failed and is started again; names are served all the same");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
 }
 
 async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Message>) {

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::boot::Boot;
 use super::steward::Message;
+use super::supervise::keep;
 use crate::cache::Cache;
 use crate::clock::{NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
@@ -52,7 +53,7 @@ impl Services {
     /// Opens every socket that can be opened; the rest is tried for ever. Also gives what the
     /// forwarder reports.
     pub(super) fn open(boot: &Arc<Boot>) -> (Self, mpsc::Receiver<ForwardEvent>) {
-        let config = &boot.config;
+        let config = &boot.addresses.extend(boot.config.clone());
         let clock: Arc<dyn Clock> = Arc::clone(&boot.clock) as Arc<dyn Clock>;
         let runtime = Handle::current();
         let trust = boot.trust(config);
@@ -88,7 +89,8 @@ impl Services {
             Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
-        tokio::spawn(Arc::clone(&identity).watch());
+        let watched = Arc::clone(&identity);
+        keep("certificates", move || Arc::clone(&watched).watch());
 
         let services = Self {
             answerer,
@@ -319,10 +321,11 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// What an event of the forwarder means to the node.
-pub(super) fn input(event: &ForwardEvent, operator: impl Fn(usize) -> String) -> Input {
+pub(super) fn input(event: &ForwardEvent, pool: &Pool) -> Input {
     match *event {
         ForwardEvent::Contradiction { endpoint, .. } => {
-            Input::Refuted { operator: operator(endpoint.0) }
+            let operator = pool.health().nth(endpoint.0).map(|seen| seen.endpoint.operator.clone());
+            Input::Refuted { operator: operator.unwrap_or_default() }
         }
         ForwardEvent::Outcome { endpoint, outcome } => Input::Upstream(endpoint, outcome),
         ForwardEvent::Verdict { endpoint, relaxed_only } => {

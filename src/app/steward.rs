@@ -1,6 +1,5 @@
 //! The task that owns the node and the time engine: input in, actions carried out, timers kept.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use super::asking::Failure;
 use super::boot::Boot;
+use super::filter::Filter;
+use super::renumber::Addresses;
 use super::services::{self, Services};
 use crate::admin::Response;
-use crate::clock::{
-    Kiss, Level, Nanos, Reading, SourceId, Testimony, TimeTrust, Verdict, WitnessId, describe,
-};
+use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, Verdict, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
 use crate::health::{Change, Severity};
@@ -23,7 +23,6 @@ use crate::host::kernel::KernelStatus;
 use crate::host::notify;
 use crate::node::ports::{Clock, Steer};
 use crate::node::{Action, Input, Node};
-use crate::ntp::client::{self, AskError};
 use crate::ntp::engine::Engine;
 use crate::upstream::EndpointId;
 use crate::witness::{self, Target};
@@ -32,6 +31,8 @@ use crate::witness::{self, Target};
 const TICK: Duration = Duration::from_secs(1);
 /// How often the kernel is told what its clock is worth, and a later process of this boot.
 const TELL_EACH: Duration = Duration::from_secs(16);
+/// How often names beside addresses are looked up.
+const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
 const HANDS_OFF: Duration = Duration::from_secs(600);
 
@@ -46,17 +47,12 @@ pub(super) enum Message {
     Heard(Input, Option<Failure>),
     /// Links, addresses or routes changed.
     PathChanged,
+    /// Where named upstreams and sources are found.
+    Found(Addresses),
     /// Read the configuration again.
     Reload(Option<oneshot::Sender<Response>>),
     /// Keep what is to be kept, and end.
     Stop,
-}
-
-/// Why a source or witness was not heard, for people.
-#[derive(Clone, Debug)]
-pub(super) enum Failure {
-    Source(SourceId, String),
-    Witness(WitnessId, String),
 }
 
 /// Owns the node.
@@ -65,15 +61,21 @@ pub(super) struct Steward {
     pub(super) boot: Arc<Boot>,
     pub(super) services: Arc<Services>,
     pub(super) node: Node,
+    /// In force: as read, with the addresses that were found beside it.
     pub(super) config: Config,
+    /// As read.
+    read: Config,
+    pub(super) addresses: Addresses,
+    next_look_up: Option<Instant>,
+    /// Questions asked of time sources.
+    pub(super) questions: usize,
     pub(super) targets: Vec<Target>,
-    pub(super) engine_panics: u64,
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
     file: Option<PathBuf>,
-    sender: mpsc::Sender<Message>,
-    engine: Engine<SourceId>,
+    pub(super) sender: mpsc::Sender<Message>,
+    pub(super) filter: Filter,
     trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
@@ -88,28 +90,32 @@ impl Steward {
         services: Arc<Services>,
         file: Option<PathBuf>,
         sender: mpsc::Sender<Message>,
-        panics: u64,
     ) -> Self {
-        let config = boot.config.clone();
+        let read = boot.config.clone();
+        let addresses = boot.addresses.clone();
+        let config = addresses.extend(read.clone());
         let now = boot.now();
-        let node = Node::new(boot.trust(&config), services.pool(), now);
-        let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
+        let node = Node::new(boot.trust(&read), services.pool(), now);
+        let targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
         let mut steward = Self {
             node,
             source_failures: vec![None; config.clock.sources.len()],
             witness_failures: vec![None; targets.len()],
             targets,
-            engine_panics: panics,
             file,
             sender,
-            engine: Engine::new(Arc::clone(&clock), 1),
+            filter: Filter::new(Arc::clone(&clock)),
             trust: None,
             next_tick: now.mono,
             next_tell: now.mono,
             moved: None,
             clock,
             config,
+            read,
+            addresses,
+            next_look_up: None,
+            questions: 0,
             boot,
             services,
         };
@@ -141,11 +147,7 @@ impl Steward {
                 let _ = reply.send(self.answer(&request));
             }
             Message::Forward(event) => {
-                let endpoints = self.services.forwarder.0.load().endpoints();
-                let operator = |index: usize| {
-                    endpoints.get(index).map_or_else(String::new, |e| e.operator.clone())
-                };
-                let input = services::input(&event, operator);
+                let input = services::input(&event, self.node.pool());
                 self.feed(input);
             }
             Message::Heard(input, failure) => {
@@ -155,6 +157,13 @@ impl Steward {
             Message::PathChanged => {
                 self.services.forwarder.0.load().path_changed();
                 self.feed(Input::PathChanged);
+            }
+            Message::Found(addresses) => {
+                if addresses != self.addresses {
+                    self.boot.keep_addresses(&addresses);
+                    self.addresses = addresses;
+                    self.apply(self.read.clone());
+                }
             }
             Message::Reload(reply) => {
                 let response = self.reload();
@@ -173,14 +182,14 @@ impl Steward {
 
     fn next_wake(&self) -> Instant {
         let node = self.node.poll_timeout().map(|(at, _)| at);
-        let engine = self.engine.poll_timeout().map(|(at, _)| at);
+        let engine = self.filter.engine().poll_timeout().map(|(at, _)| at);
         [node, engine, Some(self.next_tick)].into_iter().flatten().min().unwrap_or(self.next_tick)
     }
 
     fn wake(&mut self) {
         let now = self.boot.now();
         self.node.handle_timeout(now);
-        self.with_engine(Engine::handle_timeout);
+        self.filter.run(Engine::handle_timeout);
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + TICK;
             self.tick(now.mono);
@@ -213,7 +222,7 @@ impl Steward {
                 Action::StepClock { by, basis } => {
                     let before = self.boot.clock.utc();
                     self.clock.step(by);
-                    self.engine = Engine::new(Arc::clone(&self.clock), 1);
+                    self.filter.reset();
                     self.boot.forget_time();
                     info!(
                         by = describe(by),
@@ -243,6 +252,9 @@ impl Steward {
         if newly(|trust| trust.verified) || newly(|trust| trust.level >= Level::Coarse) {
             self.services.identity.renew_fallback(self.boot.clock.utc());
         }
+        if newly(|trust| trust.verified) && self.next_look_up.is_none() {
+            self.next_look_up = Some(self.boot.clock.mono());
+        }
         notify::status(&self.in_words());
         self.next_tell = self.boot.clock.mono();
     }
@@ -256,9 +268,13 @@ impl Steward {
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {
             let id = SourceId(index);
-            if verdict != Verdict::Truechimer && self.engine.estimate(id).is_some() {
-                self.with_engine(|engine, _| engine.remove(id));
+            if verdict != Verdict::Truechimer && self.filter.engine().estimate(id).is_some() {
+                self.filter.run(|engine, _| engine.remove(id));
             }
+        }
+        if self.next_look_up.is_some_and(|at| now >= at) && self.trust.is_some_and(|t| t.verified) {
+            self.next_look_up = Some(now + LOOK_UP_EACH);
+            self.look_up();
         }
         if now < self.next_tell {
             return;
@@ -279,6 +295,16 @@ impl Steward {
         notify::status(&self.in_words());
     }
 
+    /// Looks up the names that stand beside addresses.
+    fn look_up(&self) {
+        let (known, config) = (self.addresses.clone(), self.read.clone());
+        let (answerer, sender) = (Arc::clone(&self.services.answerer), self.sender.clone());
+        tokio::spawn(async move {
+            let found = known.look_up(&config, &answerer).await;
+            let _ = sender.send(Message::Found(found)).await;
+        });
+    }
+
     fn meet_other_hands(&mut self, moved: Nanos, now: Instant) {
         let suspects = hands::suspects().join(", ");
         let again = self.moved.is_some_and(|at| now.saturating_duration_since(at) < HANDS_OFF);
@@ -292,7 +318,7 @@ impl Steward {
             return;
         }
         self.boot.clock.observe();
-        self.engine = Engine::new(Arc::clone(&self.clock), 1);
+        self.filter.reset();
         let text = format!(
             "somebody else keeps moving the machine's clock (last by {}; likely: {suspects}); it is left \
              to them, and a software clock serves names, certificates and NTP clients; stop the other \
@@ -304,19 +330,7 @@ impl Steward {
 
     /// Gives a reading that agrees with the majority to the engine, which steers.
     fn steer_by(&mut self, source: SourceId, reading: &Reading) {
-        let reading = client::Reading {
-            at: reading.at,
-            utc: reading.utc,
-            delay: reading.delay,
-            error: reading.error,
-            stratum: reading.stratum,
-            reference_id: reading.reference_id,
-            leap: reading.leap,
-            root_delay: reading.root_delay,
-            root_dispersion: reading.root_dispersion,
-            precision: PRECISION,
-        };
-        let outcome = self.with_engine(|engine, now| engine.handle_reading(source, &reading, now));
+        let outcome = self.filter.run(|engine, now| engine.handle_reading(source, reading, now));
         match outcome {
             Some(Ok(update)) => {
                 let poll = update.estimate.poll;
@@ -333,90 +347,6 @@ impl Steward {
         }
     }
 
-    /// Runs the engine; a panic in it costs its memory, nothing else.
-    fn with_engine<T>(
-        &mut self,
-        run: impl FnOnce(&mut Engine<SourceId>, Instant) -> T,
-    ) -> Option<T> {
-        let now = self.boot.clock.mono();
-        let done = catch_unwind(AssertUnwindSafe(|| run(&mut self.engine, now))).ok();
-        if done.is_none() {
-            self.engine_panics += 1;
-            let panics = self.engine_panics;
-            error!(panics, "the time engine failed and starts afresh; the clock runs on");
-            self.engine = Engine::new(Arc::clone(&self.clock), 1);
-        }
-        done
-    }
-
-    fn ask_source(&self, id: SourceId, patience: Duration) {
-        let Some(source) = self.config.clock.sources.get(id.0) else { return };
-        let (address, sender) = (source.address, self.sender.clone());
-        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
-        let clock = Arc::clone(&self.boot.clock);
-        // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
-        let pivot = floor.offset(-ERA_SLACK);
-        tokio::spawn(async move {
-            let said = client::ask(address, &*clock, pivot, patience).await;
-            let message = heard(id, said);
-            let _ = sender.send(message).await;
-        });
-    }
-
-    fn ask_witness(&self, id: WitnessId) {
-        let Some(target) = self.targets.get(id.0).cloned() else { return };
-        let sender = self.sender.clone();
-        let client = self.services.client.clone();
-        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
-        tokio::spawn(async move {
-            let message = match witness::fetch(&target, &client, floor).await {
-                Ok(said) => {
-                    let testimony = Testimony {
-                        at: said.at,
-                        utc: said.stated,
-                        error: said.error,
-                        passes_rule_r: said.passes_rule_r,
-                        valid_as_stated: said.valid_at_stated,
-                        valid_at_clock: said.valid_at_clock,
-                    };
-                    Message::Heard(Input::Testimony(id, testimony), None)
-                }
-                Err(error) => Message::Heard(
-                    Input::WitnessFailed(id),
-                    Some(Failure::Witness(id, error.to_string())),
-                ),
-            };
-            let _ = sender.send(message).await;
-        });
-    }
-
-    fn note_failure(&mut self, input: &Input, failure: Option<Failure>) {
-        match failure {
-            Some(Failure::Source(id, why)) => {
-                if let Some(slot) = self.source_failures.get_mut(id.0) {
-                    *slot = Some(why);
-                }
-            }
-            Some(Failure::Witness(id, why)) => {
-                if let Some(slot) = self.witness_failures.get_mut(id.0) {
-                    *slot = Some(why);
-                }
-            }
-            None => {
-                if let Input::Reading(id, _) = input
-                    && let Some(slot) = self.source_failures.get_mut(id.0)
-                {
-                    *slot = None;
-                }
-                if let Input::Testimony(id, _) = input
-                    && let Some(slot) = self.witness_failures.get_mut(id.0)
-                {
-                    *slot = None;
-                }
-            }
-        }
-    }
-
     /// Reads the configuration again. A bad file changes nothing.
     fn reload(&mut self) -> Response {
         notify::reloading();
@@ -430,7 +360,22 @@ impl Steward {
                 return Response::refused(crate::admin::Reason::Failed, refusal.to_string());
             }
         };
-        let config = parsed.config;
+        if self.read.state != parsed.config.state
+            || self.read.clock.mode != parsed.config.clock.mode
+        {
+            warn!("state.directory and clock.mode take effect at the next start");
+        }
+        self.apply(parsed.config);
+        self.boot.keep_config(&parsed.warnings);
+        self.feed(Input::Condition { name: "configuration-unusable", held: None });
+        notify::ready();
+        info!("the configuration is read again");
+        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
+    }
+
+    /// Puts a configuration in force without dropping what still fits.
+    fn apply(&mut self, read: Config) {
+        let config = self.addresses.extend(read.clone());
         let now = self.boot.now();
         let trust = self.node.trust().trust(now.mono);
         let clock: Arc<dyn Clock> = Arc::clone(&self.boot.clock) as Arc<dyn Clock>;
@@ -441,24 +386,17 @@ impl Steward {
             self.node.replace_pool(self.services.pool(), now);
             self.warm();
         }
-        let witnesses = witness::targets(&config.clock.witnesses, &config.upstreams);
-        if self.config.clock != config.clock || self.config.upstreams != config.upstreams {
-            let trust = self.boot.succeed(self.node.trust(), &config);
-            self.targets = witnesses;
-            self.source_failures = vec![None; config.clock.sources.len()];
+        let asks_others = self.read.clock != read.clock || self.read.upstreams != read.upstreams;
+        self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);
+        if asks_others {
+            let trust = self.boot.succeed(self.node.trust(), &read);
+            self.source_failures = vec![None; read.clock.sources.len()];
             self.witness_failures = vec![None; self.targets.len()];
-            self.engine = Engine::new(Arc::clone(&self.clock), 1);
+            self.filter.reset();
             self.node.replace_trust(trust, now);
         }
-        if self.config.state != config.state || self.config.clock.mode != config.clock.mode {
-            warn!("state.directory and clock.mode take effect at the next start");
-        }
-        self.boot.keep_config(&parsed.warnings);
         self.config = config;
-        self.feed(Input::Condition { name: "configuration-unusable", held: None });
-        notify::ready();
-        info!("the configuration is read again");
-        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
+        self.read = read;
     }
 
     fn report_start(&mut self) {
@@ -518,47 +456,6 @@ impl Steward {
 
     pub(super) const fn mode(&self) -> ClockMode {
         self.config.clock.mode
-    }
-}
-
-/// Precision of a reading whose own is not carried: a microsecond (RFC 5905 section 7.3).
-const PRECISION: i8 = -20;
-/// A floor may lie this far ahead of the truth without moving a source's time into the next era.
-const ERA_SLACK: Nanos = 30 * 31_557_600 * 1_000_000_000;
-
-fn heard(id: SourceId, said: Result<client::Reading, AskError>) -> Message {
-    match said {
-        Ok(reading) => {
-            let reading = Reading {
-                at: reading.at,
-                utc: reading.utc,
-                error: reading.error,
-                delay: reading.delay,
-                stratum: reading.stratum,
-                reference_id: reading.reference_id,
-                root_delay: reading.root_delay,
-                root_dispersion: reading.root_dispersion,
-                leap: reading.leap,
-            };
-            Message::Heard(Input::Reading(id, reading), None)
-        }
-        Err(error) => {
-            let failure = Some(Failure::Source(id, error.to_string()));
-            let input = match error {
-                AskError::Kiss(client::Kiss::Deny | client::Kiss::Rstr) => {
-                    Input::Kissed(id, Kiss::Deny)
-                }
-                AskError::Kiss(client::Kiss::Rate) => Input::Kissed(id, Kiss::Rate),
-                AskError::Kiss(client::Kiss::Other(_))
-                | AskError::Unsynchronized { .. }
-                | AskError::Implausible(_)
-                | AskError::TooDistant(_)
-                | AskError::Refused
-                | AskError::Silent(_)
-                | AskError::Network(_) => Input::Silence(id),
-            };
-            Message::Heard(input, failure)
-        }
     }
 }
 

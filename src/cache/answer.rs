@@ -111,7 +111,9 @@ impl Answer {
         }
         let header = Header { counts, ..header }
             .with(flags::Z, false)
-            .with(flags::AD, header.has(flags::AD) && !relaxed);
+            .with(flags::AD, header.has(flags::AD) && !relaxed)
+            // Whoever is asked here is no authority for it (RFC 1035 section 4.1.1).
+            .with(flags::AA, false);
         Ok(kept.pack(header, end, ceiling))
     }
 

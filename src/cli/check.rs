@@ -1,47 +1,32 @@
 //! `firstlight check`: the mistakes in a configuration, and what does not fit this machine.
 
-use std::fmt::Display;
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Group, access};
-use rustls::client::verify_server_name;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::ParsedCertificate;
-use rustls::sign::CertifiedKey;
-use rustls::{InconsistentKeys, RootCertStore};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::cli::exit;
-use crate::config::{CertificateFiles, Parsed, Report, Tls};
+use crate::cli::exit::{self, Failure};
+use crate::cli::output;
+use crate::config::{Parsed, Report};
 use crate::host::config_file::{LoadError, load};
+use crate::tls::{CertStore, PairError, Roots, StoreEvent};
 
 /// Checks `file`, or what [`load`] finds without one. The report goes to standard error, one line
 /// with its sum to standard output.
-pub(super) fn run(file: Option<&Path>) -> ExitCode {
+pub(super) fn run(file: Option<&Path>) -> Result<u8, Failure> {
     let (report, code) = match load(file) {
         Ok(parsed) => (examine(parsed), exit::OK),
         Err(LoadError::Unusable(report)) => (report, exit::CONFIG),
-        Err(error @ LoadError::Unreadable { .. }) => {
-            tell(io::stderr(), format_args!("{error}\n"));
-            return ExitCode::from(exit::CONFIG);
-        }
+        Err(error @ LoadError::Unreadable { .. }) => return Err(error.into()),
     };
     let (errors, warnings) = (report.errors(), report.warnings());
-    tell(io::stderr(), &report);
-    let sum = format_args!("{}: {errors} errors, {warnings} warnings\n", report.file().display());
-    tell(io::stdout(), sum);
-    ExitCode::from(code)
-}
-
-/// Writes `text`; a reader who has gone away does not matter.
-fn tell(mut to: impl Write, text: impl Display) {
-    drop(write!(to, "{text}"));
+    output::note(&report);
+    let file = report.file().display();
+    output::print(format_args!("{file}: {errors} errors, {warnings} warnings"))?;
+    Ok(code)
 }
 
 /// The warnings about a configuration, with those that only this machine can give.
@@ -67,11 +52,25 @@ impl Machine {
 
     fn certificate(&mut self) {
         let tls = &self.parsed.config.tls;
-        if let Some(files) = &tls.files
-            && let Err((path, message)) = fit(tls, files)
-        {
-            self.warn(path, message, "until it is mended, a fallback certificate serves");
-        }
+        let Some(files) = &tls.files else { return };
+        // Its dates do not count: this machine's clock may be the wrong one.
+        let (path, message) = match CertStore::new(Some(files.clone()), None).poll() {
+            Some(StoreEvent::Loaded(served)) if !served.carries(&tls.name) => {
+                let certificate = files.certificate.display();
+                let name = &tls.name;
+                ("tls.certificate", format!("{certificate} does not carry the name `{name}`"))
+            }
+            Some(StoreEvent::Unfit(error)) => {
+                let of_key = match &error {
+                    PairError::Key { .. } | PairError::Mismatch { .. } => true,
+                    PairError::Certificate { .. } => false,
+                    PairError::Read { file, .. } => *file == files.key,
+                };
+                (if of_key { "tls.key" } else { "tls.certificate" }, error.to_string())
+            }
+            Some(StoreEvent::Loaded(_)) | None => return,
+        };
+        self.warn(path, message, "until it is mended, a fallback certificate serves");
     }
 
     fn roots(&mut self) {
@@ -81,7 +80,9 @@ impl Machine {
         let unfit: Vec<_> = upstreams
             .map(|(index, upstream)| (format!("upstream[{index}].ca"), &upstream.ca))
             .chain(witnesses.map(|(index, it)| (format!("clock.witness[{index}].ca"), &it.ca)))
-            .filter_map(|(path, file)| Some((path, root(file.as_ref()?).err()?)))
+            .filter_map(|(path, file)| {
+                Some((path, Roots::with_file(file.as_ref()?).err()?.to_string()))
+            })
             .collect();
         for (path, message) in unfit {
             self.warn(&path, message, "until it is mended, the usual roots count alone");
@@ -177,58 +178,4 @@ fn bind(address: SocketAddr, kind: Type) -> io::Result<()> {
     }
     socket.bind(&address.into())?;
     if kind == Type::STREAM { socket.listen(1) } else { Ok(()) }
-}
-
-/// Whether certificate and key can be read, belong together, and carry the name that clients check.
-/// Their dates do not count: this machine's clock may be the wrong one.
-fn fit(tls: &Tls, files: &CertificateFiles) -> Result<(), (&'static str, String)> {
-    let (at_certificate, at_key) = ("tls.certificate", "tls.key");
-    let certificate = files.certificate.display();
-    let key = files.key.display();
-
-    let chain = certificates(&files.certificate).map_err(|message| (at_certificate, message))?;
-    let private = read(&files.key).map_err(|message| (at_key, message))?;
-    let private = PrivateKeyDer::from_pem_slice(&private)
-        .map_err(|error| (at_key, format!("{key} holds no private key: {error}")))?;
-    let provider = rustls::crypto::ring::default_provider();
-    let pair = CertifiedKey::from_der(chain.clone(), private, &provider);
-    if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = pair {
-        return Err((at_key, format!("{key} is not the key of {certificate}")));
-    }
-    pair.map_err(|error| (at_key, format!("{key} cannot be used: {error}")))?;
-
-    let name = tls.name.to_string();
-    let carried = chain
-        .first()
-        .and_then(|leaf| ParsedCertificate::try_from(leaf).ok())
-        .zip(ServerName::try_from(name.as_str()).ok())
-        .is_some_and(|(leaf, name)| verify_server_name(&leaf, &name).is_ok());
-    if !carried {
-        return Err((at_certificate, format!("{certificate} does not carry the name `{name}`")));
-    }
-    Ok(())
-}
-
-/// Whether a file of further roots holds at least one, and none that is unfit.
-fn root(file: &Path) -> Result<(), String> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        let unfit = |error| format!("{} holds an unfit root: {error}", file.display());
-        store.add(certificate).map_err(unfit)?;
-    }
-    Ok(())
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = read(file)?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| format!("{} is damaged: {error}", file.display()))?;
-    if chain.is_empty() {
-        return Err(format!("{} holds no certificate", file.display()));
-    }
-    Ok(chain)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }

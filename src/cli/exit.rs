@@ -1,4 +1,11 @@
-//! Exit codes, the same for every command.
+//! Exit codes, the same for every command, and the failures that lead to them.
+
+use std::io;
+
+use crate::admin::Reason;
+use crate::admin::client::CallError;
+use crate::host::config_file::LoadError;
+use crate::host::state::StateError;
 
 /// All is well.
 pub const OK: u8 = 0;
@@ -10,3 +17,54 @@ pub const CONFIG: u8 = 2;
 pub const UNREACHABLE: u8 = 3;
 /// The daemon refused: only root, its own user and the configured group may change things.
 pub const DENIED: u8 = 4;
+
+/// The codes, for the help text.
+pub(super) const HELP: &str = "Exit codes: 0 well, 1 not well or failed, 2 command line or \
+configuration unusable, 3 no daemon answers, 4 not permitted.";
+
+/// Why a command could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The daemon did not do it.
+    #[error("error: {0}")]
+    Call(#[from] CallError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] LoadError),
+    /// The result could not be printed.
+    #[error("error: cannot write to standard output: {0}")]
+    Output(io::Error),
+    /// A state file could not be read or written.
+    #[error("error: {0}\n   = help: try as root, or as the daemon's user")]
+    State(#[from] StateError),
+    /// The trial could not be set up.
+    #[error("error: cannot {what}: {why}")]
+    Trial {
+        /// What was to be done.
+        what: &'static str,
+        /// Why it cannot be.
+        why: String,
+    },
+}
+
+impl Failure {
+    /// What the process exits with.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Call(CallError::Refused(refusal)) => match refusal.reason {
+                Reason::Denied => DENIED,
+                Reason::Busy | Reason::TimedOut => UNREACHABLE,
+                Reason::Failed | Reason::Malformed => FAILED,
+            },
+            Self::Call(CallError::Closed(_)) => DENIED,
+            Self::Call(
+                CallError::Absent(_)
+                | CallError::Garbled { .. }
+                | CallError::Io { .. }
+                | CallError::Silent(_),
+            ) => UNREACHABLE,
+            Self::Configuration(_) => CONFIG,
+            Self::Output(_) | Self::State(_) | Self::Trial { .. } => FAILED,
+        }
+    }
+}

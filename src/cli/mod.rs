@@ -1,59 +1,95 @@
 //! The command line: what a person may ask of the program.
 
+mod cache;
 mod check;
+mod daemon;
+mod drill;
 pub mod exit;
+mod floor;
+mod health;
+mod output;
+mod reload;
+mod run;
+mod sources;
+mod status;
+mod table;
+mod trial;
+mod upstreams;
+mod wait_clock;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::app;
-use crate::clock::UnixTime;
-
 /// Reads the command line, does what it says, and gives the exit code (see [`exit`]).
 #[must_use]
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let outcome = match Arguments::parse().command {
+        Command::Cache(name) => cache::show(&name),
         Command::Check(file) => check::run(file.config.as_deref()),
-        Command::Run(run) => app::run(&app::Options { config: run.file.config, start: run.start }),
-    }
+        Command::Drill(drill) => drill::run(&drill),
+        Command::Floor(floor) => floor::run(&floor),
+        Command::Flush(name) => cache::flush(&name),
+        Command::Health(health) => health::run(&health),
+        Command::Reload(file) => reload::run(&file),
+        Command::Run(run) => Ok(run::run(run)),
+        Command::Sources(sources) => sources::run(&sources),
+        Command::Status(look) => status::run(&look),
+        Command::Try(how) => trial::run(&how),
+        Command::Upstreams(look) => upstreams::run(&look),
+        Command::WaitClock(wait) => wait_clock::run(&wait),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|failure| {
+        output::note(&failure);
+        failure.code()
+    }))
 }
 
 /// DNS and NTP for a LAN, from a box that boots without knowing the time.
 #[derive(Debug, Parser)]
-#[command(name = "firstlight", version)]
+#[command(name = "firstlight", version, after_help = exit::HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+enum Command {
     /// Report every mistake in the configuration, and what does not fit this machine.
     Check(ConfigFile),
     /// Serve DNS and NTP until told to stop.
-    Run(Run),
-}
-
-/// How to run.
-#[derive(Args, Debug)]
-pub struct Run {
-    /// Which configuration.
-    #[command(flatten)]
-    pub file: ConfigFile,
-    /// The clock starts here, whatever the machine's shows; needs clock.mode = "observe".
-    #[arg(long, value_name = "RFC3339|@EPOCH", hide = true)]
-    pub start: Option<UnixTime>,
+    Run(run::Run),
+    /// See it heal: a small world on this machine, and a clock that starts in 1970.
+    Try(trial::Try),
+    /// Show how things are, at a glance.
+    Status(daemon::Look),
+    /// Show the time sources, as `chronyc sources` does, and the witnesses.
+    Sources(sources::Sources),
+    /// Show the upstreams.
+    Upstreams(daemon::Look),
+    /// Tell by the exit code whether a part does its work: 0 or 1, and 3 without a daemon.
+    Health(health::Check),
+    /// Wait until the clock is right; also for a daemon that is not there yet.
+    WaitClock(wait_clock::Wait),
+    /// Show the floor, below which no time is possible, and the guess; or set the floor.
+    Floor(floor::Ask),
+    /// Read the configuration again.
+    Reload(ConfigFile),
+    /// Show what the cache holds.
+    Cache(cache::Under),
+    /// Forget cached answers.
+    Flush(cache::Under),
+    /// Replay the incidents against the real state machines, in virtual time.
+    Drill(drill::Drill),
 }
 
 /// Which configuration is meant.
 #[derive(Args, Debug)]
-pub struct ConfigFile {
+struct ConfigFile {
     /// The configuration; by default /etc/firstlight/firstlight.toml, or the built-in one without it.
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    config: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -134,7 +134,9 @@ impl Trust {
                 self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
                 return true;
             }
-            if off <= TOLERANCE {
+            if off > TOLERANCE {
+                self.verified = false;
+            } else {
                 if !self.verified {
                     self.witnesses.relax(now.mono);
                 }
@@ -143,13 +145,13 @@ impl Trust {
                 self.refuted.clear();
                 self.floor.raise(witnessed.low, now.mono);
                 if self.level == Level::Suspect {
-                    self.level = Level::Coarse;
-                    self.rounds = 0;
+                    self.rehabilitate(now);
                 }
                 return false;
             }
         }
-        let (agree, contradict) = self.witnesses.compare(&clock, now.mono);
+        let compared = self.witnesses.compare(&clock, now.mono);
+        let (agree, contradict) = (compared.agree.len(), compared.contradict.len());
         let by_chains = self.refuting_operators(now.mono);
         let enough = 2.min(self.policy.upstream_operators.max(self.witnesses.operators())).max(1);
         if (contradict > 0 && agree == 0) || by_chains >= enough {
@@ -160,10 +162,21 @@ impl Trust {
                 self.witnesses.hurry(now.mono);
             }
         } else if self.level == Level::Suspect && contradict == 0 && by_chains == 0 {
-            self.level = Level::Coarse;
-            self.rounds = 0;
+            // That nobody repeats an accusation acquits only where nobody could.
+            if agree > 0 || self.policy.witnesses.is_empty() {
+                self.rehabilitate(now);
+            }
         }
         false
+    }
+
+    /// Authenticated time does not contradict the clock any longer: it may earn trust again.
+    fn rehabilitate(&mut self, now: Now) {
+        self.level = Level::Coarse;
+        self.rounds = 0;
+        for source in &mut self.sources {
+            source.hurry(now.mono);
+        }
     }
 
     /// Holds the clock against the sources that agree.
@@ -171,9 +184,12 @@ impl Trust {
         let Some(found) = finding else { return };
         let off = self.offset(found, now);
         let settled = matches!(self.level, Level::Disciplined | Level::Holdover);
-        let right = off.abs() <= if settled { JUMP } else { RIGHT };
+        // On a poor link the peer's word jumps about: the clock is right where all members allow it.
+        let clock = Interval { low: now.utc, high: now.utc };
+        let right =
+            off.abs() <= if settled { JUMP } else { RIGHT } || apart(&found.claim, &clock) <= RIGHT;
 
-        if !right && self.may_follow(found, now) {
+        if !right && self.may_follow(found, off, now) {
             if !settled || self.demanded_long_enough(found, off, now) {
                 self.set_to(found, now);
             }
@@ -300,7 +316,11 @@ impl Trust {
         let waited = now >= self.quorum_seen + LESSER_WAIT;
         let witnessed: Vec<_> = claims
             .iter()
-            .filter(|(_, claim)| matches!(self.witnesses.compare(claim, now), (1.., 0)))
+            .filter(|(index, claim)| {
+                // Who runs both the clock and the witness is one voice, not two.
+                let operator = &self.sources[*index].spec.operator;
+                self.witnesses.compare(claim, now).supports(operator)
+            })
             .copied()
             .collect();
         let lone = self.majority(&witnessed, window, Basis::Lone);
@@ -311,7 +331,8 @@ impl Trust {
         let own: Vec<_> = claims
             .iter()
             .filter(|(index, claim)| {
-                self.sources[*index].spec.trust && self.witnesses.compare(claim, now).1 == 0
+                self.sources[*index].spec.trust
+                    && self.witnesses.compare(claim, now).contradict.is_empty()
             })
             .copied()
             .collect();
@@ -351,15 +372,20 @@ impl Trust {
     }
 
     /// Whether sources that find the clock wrong may move it at all.
-    fn may_follow(&self, found: &Finding, now: Now) -> bool {
+    fn may_follow(&self, found: &Finding, off: Nanos, now: Now) -> bool {
         if let Some(witnessed) = self.witnesses.consensus(Standard::AboveFloor, now.mono) {
             return apart(&found.claim, &witnessed) <= TOLERANCE;
         }
         match self.level {
             // A lone witness contradicts the clock: the sources must be on its side.
-            Level::Suspect => matches!(self.witnesses.compare(&found.claim, now.mono), (1.., 0)),
-            Level::Disciplined | Level::Holdover => !self.verified,
-            Level::Cold | Level::Coarse => true,
+            Level::Suspect => {
+                let operator = &self.sources[found.peer].spec.operator;
+                self.witnesses.compare(&found.claim, now.mono).supports(operator)
+            }
+            // Silencing the witnesses must not unseat what they have confirmed.
+            Level::Cold | Level::Coarse | Level::Disciplined | Level::Holdover => {
+                !self.verified || off.abs() <= TOLERANCE
+            }
         }
     }
 

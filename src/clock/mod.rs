@@ -112,3 +112,6 @@ impl NtpStatus {
         self.root_dispersion + age.mul_f64(f64::from(self.growth_ppm) / 1e6)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,8 +41,10 @@ pub struct Reading {
     pub root_delay: Duration,
     /// The source's own error bound.
     pub root_dispersion: Duration,
-    /// Leap indicator, 0 to 2.
+    /// Leap indicator: 0, 1 or 2 (RFC 5905 figure 9).
     pub leap: u8,
+    /// log2 of the source's precision, in seconds.
+    pub precision: i8,
 }
 
 /// A kiss-o'-death code (RFC 5905 section 7.4).
@@ -74,6 +76,8 @@ pub enum Verdict {
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The interval after the burst, until the engine asks for another.
 const STEADY: Duration = Duration::from_secs(16);
+/// The longest interval, even for a source that asks for fewer questions.
+const SLOWEST: Duration = Duration::from_secs(1024);
 /// Fast polls after the first answer.
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
@@ -93,6 +97,7 @@ pub(super) struct Source {
     steady: Duration,
     floor_interval: Duration,
     asked: Option<Instant>,
+    last_asked: Option<Instant>,
     silent_since: Option<Instant>,
     next: Option<Instant>,
 }
@@ -108,6 +113,7 @@ impl Source {
             steady: STEADY,
             floor_interval: Duration::ZERO,
             asked: None,
+            last_asked: None,
             silent_since: None,
             next: Some(now),
         }
@@ -121,6 +127,7 @@ impl Source {
     /// Marks it asked at `now`; returns how long an answer is waited for.
     pub(super) fn ask(&mut self, now: Instant) -> Duration {
         self.asked = Some(now);
+        self.last_asked = Some(now);
         self.next = Some(now + LOST);
         self.patience()
     }
@@ -154,7 +161,8 @@ impl Source {
                 self.next = None;
             }
             Kiss::Rate => {
-                self.floor_interval = (self.floor_interval * 2).max(self.steady * 2);
+                let slower = (self.floor_interval * 2).max(self.steady * 2);
+                self.floor_interval = slower.min(SLOWEST);
                 self.burst = 0;
                 self.schedule(self.steady, now);
             }
@@ -168,14 +176,16 @@ impl Source {
         }
         self.burst = BURST;
         self.silent_since = None;
-        if self.floor_interval.is_zero() {
-            self.next = Some(now);
+        // A question under way is an early one already.
+        if self.floor_interval.is_zero() && self.asked.is_none() {
+            let earliest = self.last_asked.map_or(now, |last| last + self.fastest());
+            self.next = Some(earliest.max(now));
         }
     }
 
     /// The polling interval the engine asks for.
     pub(super) fn pace(&mut self, interval: Duration) {
-        self.steady = interval.clamp(STEADY, Duration::from_secs(1024));
+        self.steady = interval.clamp(STEADY, SLOWEST);
     }
 
     /// The interval in which it claims the truth at `now`; `None` if its last answer is too old.
@@ -238,6 +248,7 @@ mod tests {
     #[test]
     fn rate_slows_it_at_every_level_and_deny_ends_it() {
         let mut world = World::new(true);
+        world.answer();
         world.source.ask(world.now);
         world.source.kissed(Kiss::Rate, world.now);
         world.source.hurry(world.now);
@@ -248,6 +259,20 @@ mod tests {
         world.source.kissed(Kiss::Deny, world.now);
         world.source.hurry(world.now);
         assert_eq!(world.source.next(), None);
+    }
+
+    #[test]
+    fn a_public_source_is_never_hurried_below_a_second() {
+        let mut world = World::new(false);
+        world.answer();
+
+        world.source.hurry(world.now);
+        assert!(world.answer() >= Duration::from_secs(1));
+
+        let next = world.source.next().unwrap();
+        world.source.ask(next);
+        world.source.hurry(next);
+        assert_eq!(world.source.next(), Some(next + LOST), "one question is under way");
     }
 
     #[test]
@@ -262,6 +287,7 @@ mod tests {
     struct World {
         source: Source,
         now: Instant,
+        asked: Option<Instant>,
     }
 
     impl World {
@@ -269,7 +295,7 @@ mod tests {
         fn new(private: bool) -> Self {
             let now = Instant::now();
             let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false };
-            Self { source: Source::new(spec, now), now }
+            Self { source: Source::new(spec, now), now, asked: None }
         }
 
         fn silence_for(&mut self, span: Duration) -> usize {
@@ -286,13 +312,12 @@ mod tests {
 
         /// Asks when due, answers 10 ms later; returns how long after the last question that was.
         fn answer(&mut self) -> Duration {
-            let before = self.now.checked_sub(Duration::from_millis(10)).unwrap();
             let asked = self.source.next().unwrap();
-            let first = self.source.reading.is_none() && self.source.floor_interval.is_zero();
+            let since = self.asked.replace(asked).map_or(Duration::ZERO, |last| asked - last);
             self.source.ask(asked);
             self.now = asked + Duration::from_millis(10);
             self.source.answered(reading(self.now), self.now);
-            if first { Duration::ZERO } else { asked - before }
+            since
         }
     }
 
@@ -307,6 +332,7 @@ mod tests {
             root_delay: Duration::ZERO,
             root_dispersion: Duration::ZERO,
             leap: 0,
+            precision: -20,
         }
     }
 }

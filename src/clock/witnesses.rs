@@ -62,6 +62,20 @@ pub(super) struct Witnesses {
     list: Vec<Witness>,
 }
 
+/// Operators by what their witnesses say of a time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Comparison<'w> {
+    pub(super) agree: BTreeSet<&'w str>,
+    pub(super) contradict: BTreeSet<&'w str>,
+}
+
+impl Comparison<'_> {
+    /// Whether somebody other than `operator` supports that time, and nobody contradicts it.
+    pub(super) fn supports(&self, operator: &str) -> bool {
+        self.contradict.is_empty() && self.agree.iter().any(|witness| *witness != operator)
+    }
+}
+
 /// Which testimonies count.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Standard {
@@ -179,18 +193,17 @@ impl Witnesses {
         }
     }
 
-    /// The operators whose testimony agrees with a time claimed at `now`, and those that contradict it.
-    pub(super) fn compare(&self, claim: &Interval, now: Instant) -> (usize, usize) {
-        let mut agree = BTreeSet::new();
-        let mut contradict = BTreeSet::new();
+    /// How the testimonies stand to a time claimed at `now`.
+    pub(super) fn compare(&self, claim: &Interval, now: Instant) -> Comparison<'_> {
+        let mut found = Comparison::default();
         for (operator, testimony) in self.claims(Standard::AboveFloor, now) {
             if widen(&testimony, TOLERANCE).meets(claim) {
-                agree.insert(operator);
+                found.agree.insert(operator);
             } else if !widen(&testimony, CONTRADICTION).meets(claim) {
-                contradict.insert(operator);
+                found.contradict.insert(operator);
             }
         }
-        (agree.len(), contradict.len())
+        found
     }
 
     /// The operators whose chains fail at the clock's time by their dates alone, but pass rule R.

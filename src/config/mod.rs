@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
+use crate::names::Entry;
 use crate::wire::Name;
 
 /// A configuration that can be used, and what is to be said about it.
@@ -49,7 +50,7 @@ pub struct Config {
     /// `[log]`
     pub log: Log,
     /// `[[name]]`, in order of the file.
-    pub names: Vec<LocalName>,
+    pub names: Vec<Entry>,
 }
 
 /// `[state]`: what outlives a power cut.
@@ -222,21 +223,4 @@ pub struct Control {
 pub struct Log {
     /// `text` or `json`.
     pub json: bool,
-}
-
-/// `[[name]]`: a local name and what it stands for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct LocalName {
-    /// The owner; a leading `*.` makes it a wildcard (RFC 4592).
-    pub name: Name,
-    /// Whether `name` stands for everything below it.
-    pub wildcard: bool,
-    /// A and AAAA records; each gets its PTR record unless `wildcard`.
-    pub addresses: Vec<IpAddr>,
-    /// A CNAME record; excludes all else.
-    pub cname: Option<Name>,
-    /// TXT records, one string each, at most 255 octets a piece on the wire.
-    pub txt: Vec<String>,
-    /// Time to live in seconds.
-    pub ttl: u32,
 }

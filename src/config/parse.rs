@@ -8,9 +8,10 @@ use toml::de::DeTable;
 use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
-    CertificateFiles, Clock, ClockMode, Config, Control, Dns, Doh, Dot, LocalName, Log, Ntp,
-    Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
+    CertificateFiles, Clock, ClockMode, Config, Control, Dns, Doh, Dot, Log, Ntp, Parsed,
+    Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
 };
+use crate::names::Entry;
 use crate::wire::Name;
 
 /// A week, the longest TTL worth keeping (RFC 8767 section 4).
@@ -249,7 +250,7 @@ fn read_control(
     Control { socket, group }
 }
 
-fn read_name(table: &mut Table<'_, '_>) -> Option<LocalName> {
+fn read_name(table: &mut Table<'_, '_>) -> Option<Entry> {
     let owner = table.required_text("name", "name = \"pi.home.lan\"", value::owner);
     let addresses = table.texts("addresses", |text| {
         text.parse::<IpAddr>().map_err(|_| {
@@ -271,7 +272,7 @@ fn read_name(table: &mut Table<'_, '_>) -> Option<LocalName> {
         table.error("name", "this name stands for nothing", "add addresses, a cname or txt");
     }
     let (name, wildcard) = owner?;
-    Some(LocalName {
+    Some(Entry {
         name,
         wildcard,
         addresses: addresses.unwrap_or_default(),

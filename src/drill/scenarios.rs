@@ -29,6 +29,11 @@ pub const SCENARIOS: &[Scenario] = &[
         play: gps_alone,
     },
     Scenario {
+        name: "poor-link",
+        story: "The way to every source takes between a fifth of a second and a whole one.",
+        play: poor_link,
+    },
+    Scenario {
         name: "late-sources",
         story: "No time source answers for the first 30 seconds.",
         play: late_sources,
@@ -52,6 +57,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "ntp-forged-later",
         story: "After an hour of discipline every NTP answer is forged five years ahead.",
         play: ntp_forged_later,
+    },
+    Scenario {
+        name: "witnesses-silenced",
+        story: "Every NTP answer is forged; once the witnesses have set the clock, they are silenced for good.",
+        play: witnesses_silenced,
+    },
+    Scenario {
+        name: "one-operator-lies",
+        story: "A time source and a witness of the same operator lie alike; nobody else can be heard.",
+        play: one_operator_lies,
     },
     Scenario {
         name: "no-wan",
@@ -122,6 +137,19 @@ fn gps_alone(seed: u64, start: Instant) -> World {
     world
 }
 
+fn poor_link(seed: u64, start: Instant) -> World {
+    let mut setup = Setup::power_cut();
+    setup.trip = (200, 1000);
+    let mut world = World::new(&setup, seed, start);
+
+    let took = world.run_until(2 * MINUTE, |world| world.ntp().synchronized);
+    world.promise("the clock is disciplined within 15 s", within(took, 15));
+    let right = magnitude(world.error()) < SECOND / 2;
+    world.promise("it is right to half a second, and says so", right);
+    never_dark(&mut world);
+    world
+}
+
 fn late_sources(seed: u64, start: Instant) -> World {
     let mut world = World::new(&Setup::power_cut(), seed, start);
     world.sources.fill(Source::Silent);
@@ -182,6 +210,39 @@ fn ntp_forged_later(seed: u64, start: Instant) -> World {
     world.promise("the clock is kept", kept);
     let told = world.node.health().holds("sources-contradicted");
     world.promise("the forgery is reported", told);
+    never_dark(&mut world);
+    world
+}
+
+fn witnesses_silenced(seed: u64, start: Instant) -> World {
+    let mut world = World::new(&Setup::power_cut(), seed, start);
+    world.sources.fill(Source::Off(years(5)));
+    found_by_witnesses(&mut world);
+
+    world.note("the witnesses fall silent");
+    world.witnesses.iter_mut().for_each(|witness| witness.up = false);
+    world.run(12 * HOUR);
+    let kept = magnitude(world.error()) < 10 * SECOND;
+    world.promise("the clock is kept where the witnesses put it", kept);
+    let told = !world.ntp().synchronized;
+    world.promise("NTP clients are told to wait", told);
+    never_dark(&mut world);
+    world
+}
+
+fn one_operator_lies(seed: u64, start: Instant) -> World {
+    let mut setup = Setup::power_cut();
+    setup.sources[0].0 = "google";
+    let mut world = World::new(&setup, seed, start);
+    world.sources.fill(Source::Silent);
+    world.sources[0] = Source::Off(years(5));
+    world.witnesses[0].off = years(5);
+    world.witnesses[0].valid.1 = world.truth().offset(years(6));
+    world.witnesses[1].up = false;
+
+    world.run(10 * MINUTE);
+    let cold = world.trust().level == Level::Cold;
+    world.promise("one operator does not set the clock", cold);
     never_dark(&mut world);
     world
 }

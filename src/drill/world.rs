@@ -77,6 +77,8 @@ pub struct Setup {
     pub quorum: usize,
     /// Whether sources stand on the LAN.
     pub private: bool,
+    /// The least and the greatest round trip to a source, in milliseconds.
+    pub trip: (u64, u64),
     /// Time known from earlier in the same boot.
     pub resumed: Option<Resumed>,
 }
@@ -102,6 +104,7 @@ impl Setup {
             upstreams: vec!["quad9", "cloudflare"],
             quorum: 3,
             private: false,
+            trip: (8, 45),
             resumed: None,
         }
     }
@@ -131,6 +134,7 @@ pub struct World {
     pending: BTreeMap<(Instant, u64), Input>,
     sent: u64,
     random: StdRng,
+    trip: (u64, u64),
     dark_since: Option<Instant>,
     longest_dark: Duration,
     told_wrong: bool,
@@ -178,6 +182,7 @@ impl World {
             pending: BTreeMap::new(),
             sent: 0,
             random: StdRng::seed_from_u64(seed),
+            trip: setup.trip,
             dark_since: None,
             longest_dark: Duration::ZERO,
             told_wrong: false,
@@ -331,6 +336,8 @@ impl World {
                 Action::Publish(trust) => {
                     let verified = if trust.verified { ", verified" } else { "" };
                     self.note(format!("trust: {:?}{verified}", trust.level));
+                    // Sessions are judged again at every rise of trust.
+                    (0..self.upstreams.len()).for_each(|index| self.refute(index));
                 }
                 Action::SaveFloor(floor) => {
                     if let Some(before) = self.saved
@@ -395,7 +402,8 @@ impl World {
     }
 
     fn ask_source(&mut self, id: SourceId, patience: Duration) {
-        let delay = Duration::from_micros(self.random.random_range(8_000..45_000));
+        let (least, most) = self.trip;
+        let delay = Duration::from_micros(self.random.random_range(least * 1000..most * 1000));
         let tells = match self.sources[id.0] {
             Source::Silent => return self.send(patience, Input::Silence(id)),
             Source::Frozen(at) => at,
@@ -403,7 +411,7 @@ impl World {
         };
         // The way out and the way back differ: the reading is off by up to a quarter of the delay.
         let skew = self.random.random_range(-0.25..0.25) * delay.as_secs_f64() * 1e9;
-        #[expect(clippy::cast_possible_truncation, reason = "at most 12 ms in nanoseconds")]
+        #[expect(clippy::cast_possible_truncation, reason = "a quarter of a round trip")]
         let utc = tells.offset(skew as Nanos);
         let reading = Reading {
             at: self.now + delay / 2,
@@ -415,6 +423,7 @@ impl World {
             root_delay: Duration::ZERO,
             root_dispersion: Duration::from_millis(2),
             leap: 0,
+            precision: -20,
         };
         self.send(delay, Input::Reading(id, reading));
     }

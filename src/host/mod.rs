@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config_file;
 pub mod hands;
 pub mod kernel;
+pub mod limits;
 pub mod link;
 pub mod notify;
 pub mod signal;

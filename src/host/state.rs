@@ -36,9 +36,14 @@ impl StateDir {
     ///
     /// The error says why nothing can be written; values then live in memory.
     pub fn open(path: impl Into<PathBuf>) -> (Self, Option<StateError>) {
-        let directory = Self { path: path.into(), unwritten: Mutex::default() };
+        let directory = Self::untouched(path);
         let failure = directory.prepare().err();
         (directory, failure)
+    }
+
+    /// The directory at `path` as it stands, for a look: it is neither created nor cleaned.
+    pub fn untouched(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), unwritten: Mutex::default() }
     }
 
     /// Where the files are.

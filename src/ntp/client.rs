@@ -8,40 +8,12 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use tracing::trace;
 
-use crate::clock::{UnixTime, nanos};
+use crate::clock::{Reading, UnixTime, nanos};
 use crate::node::ports::Clock;
 use crate::ntp::wire::{self, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
 
 /// A server at a greater root distance is not worth asking (RFC 5905 appendix A.5.5.2: MAXDIST).
 pub const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
-
-/// What one exchange with a server says about time.
-///
-/// Only the monotonic clock is read between question and answer, so a step of
-/// the clock during the exchange cannot disturb it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reading {
-    /// The middle of the exchange.
-    pub at: Instant,
-    /// The server's time at `at`.
-    pub utc: UnixTime,
-    /// Time on the network, both ways.
-    pub delay: Duration,
-    /// Root distance: the true time lies within `utc` +- `error` if the server is honest.
-    pub error: Duration,
-    /// 1 for a primary server, at most 15.
-    pub stratum: u8,
-    /// The server's own source.
-    pub reference_id: [u8; 4],
-    /// Leap indicator: 0, 1 or 2 (RFC 5905 figure 9).
-    pub leap: u8,
-    /// The server's round trip to the primary source.
-    pub root_delay: Duration,
-    /// The server's error bound to the primary source.
-    pub root_dispersion: Duration,
-    /// log2 of the server's precision, in seconds.
-    pub precision: i8,
-}
 
 /// Why an exchange gave no reading.
 #[derive(Debug, thiserror::Error)]

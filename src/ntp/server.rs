@@ -409,7 +409,7 @@ mod tests {
             self.status.store(Arc::new(NtpStatus { synchronized: is, ..status }));
         }
 
-        async fn ask(&self) -> Result<crate::ntp::client::Reading, AskError> {
+        async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
             ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300)).await
         }
     }

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::{OurTime, Validity, provider, validity};
+use super::{OurTime, Validity, provider, server_name, validity};
 use crate::config::CertificateFiles;
 use crate::node::ports::Clock;
+use crate::wire::Name;
 
 /// The certificate of DoT, DoH and the page: the files' if they hold a pair
 /// that fits, else the fallback.
@@ -174,6 +176,14 @@ pub struct Served {
 impl Served {
     fn of(key: &CertifiedKey) -> Self {
         Self { validity: validity(&key.cert), chain: key.cert.clone() }
+    }
+
+    /// Whether the leaf is for `name`, as clients compare the two (RFC 9525 section 6).
+    #[must_use]
+    pub fn carries(&self, name: &Name) -> bool {
+        let leaf = self.chain.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+        leaf.zip(server_name(name).ok())
+            .is_some_and(|(leaf, name)| verify_server_name(&leaf, &name).is_ok())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, LocalName, Plaintext};
-use crate::names::{Entry, Names};
+use crate::config::{Config, Plaintext};
+use crate::names::Names;
 
 /// How long a client waits for an upstream before it is given a stale answer (RFC 8767 section 5,
 /// client response timer).
@@ -26,24 +26,12 @@ pub struct AnswerSettings {
 
 impl From<&Config> for AnswerSettings {
     fn from(config: &Config) -> Self {
-        let entries: Vec<Entry> = config.names.iter().map(entry).collect();
         Self {
-            names: Names::new(&entries, config.dns.canary),
+            names: Names::new(&config.names, config.dns.canary),
             plaintext: config.dns.plaintext,
             max_ttl: config.dns.max_ttl,
             stale: Duration::from_secs(config.dns.stale.into()),
             patience: PATIENCE,
         }
-    }
-}
-
-fn entry(local: &LocalName) -> Entry {
-    Entry {
-        name: local.name.clone(),
-        wildcard: local.wildcard,
-        addresses: local.addresses.clone(),
-        cname: local.cname.clone(),
-        txt: local.txt.clone(),
-        ttl: local.ttl,
     }
 }

@@ -22,9 +22,8 @@ use ntp_proto::{
 };
 
 use self::library::{SteeredClock, duration_of, nanos_of, ntp_duration, seconds, timestamp};
-use crate::clock::{Nanos, describe, nanos};
+use crate::clock::{Nanos, Reading, describe, nanos};
 use crate::node::ports::Steer;
-use crate::ntp::client::Reading;
 
 /// Readings of a source before its voice counts: with fewer, the filter's frequency
 /// estimate runs wild (measured: 495 ppm for minutes).

@@ -8,9 +8,8 @@ use rand::{Rng, SeedableRng};
 
 use super::library::seconds;
 use super::{Engine, EngineUpdate, Refused, SAMPLES_WITHHELD};
-use crate::clock::{Nanos, UnixTime, nanos};
+use crate::clock::{Nanos, Reading, UnixTime, nanos};
 use crate::node::ports::{Clock, Steer};
-use crate::ntp::client::Reading;
 
 pub(super) const MS: Nanos = 1_000_000;
 

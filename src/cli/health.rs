@@ -1,0 +1,61 @@
+//! `firstlight health`: one part's state as an exit code, for keepalived and its like.
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::admin::report::HealthReport;
+use crate::admin::{Health, Request};
+use crate::cli::daemon::Daemon;
+use crate::cli::exit::{self, Failure};
+use crate::cli::{ConfigFile, output};
+
+/// What is to be well.
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    /// The part; all of them without it.
+    #[arg(value_enum)]
+    part: Option<Health>,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+/// Prints a line for each part, and fails unless all are well.
+pub(super) fn run(check: &Check) -> Result<u8, Failure> {
+    let daemon = Daemon::find(&check.file)?;
+    let mut code = exit::OK;
+    for part in check.part.as_ref().map_or(ALL, std::slice::from_ref) {
+        let report: HealthReport = daemon.ask(&Request::Health { kind: *part })?;
+        let verdict = if report.healthy { "well" } else { "NOT WELL" };
+        output::print(format_args!("{}: {verdict}: {}", name(*part), report.reason))?;
+        if !report.healthy {
+            code = exit::FAILED;
+        }
+    }
+    Ok(code)
+}
+
+const ALL: &[Health] = &[Health::Live, Health::Dns, Health::Clock, Health::Cert];
+
+const fn name(part: Health) -> &'static str {
+    match part {
+        Health::Cert => "cert",
+        Health::Clock => "clock",
+        Health::Dns => "dns",
+        Health::Live => "live",
+    }
+}
+
+impl ValueEnum for Health {
+    fn value_variants<'a>() -> &'a [Self] {
+        ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(name(*self)).help(match self {
+            Self::Cert => "the certificate that clients are shown",
+            Self::Clock => "the trust in the time",
+            Self::Dns => "answers to questions",
+            Self::Live => "the process itself",
+        }))
+    }
+}

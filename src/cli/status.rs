@@ -1,0 +1,294 @@
+//! `firstlight status`: how things are, for a tired person.
+
+use std::time::Duration;
+
+use crate::admin::Request;
+use crate::admin::report::{Certificate, Condition, Dns, Listeners, Ntp, Origin, Status, Time};
+use crate::cli::daemon::Look;
+use crate::cli::exit::Failure;
+use crate::cli::table;
+use crate::clock::{UnixTime, describe};
+
+/// Prints everything at a glance, what is wrong last: there the eye is.
+pub(super) fn run(look: &Look) -> Result<u8, Failure> {
+    look.show(&Request::Status, view)
+}
+
+/// What a level of trust means.
+pub(super) fn level_in_words(level: &str) -> &'static str {
+    match level {
+        "cold" => "the time is not known yet; names are served all the same",
+        "suspect" => "authenticated time contradicts the clock; names are served all the same",
+        "coarse" => "the clock was set, and is yet to be confirmed by time sources",
+        "holdover" => "no time source answers; the clock runs on by itself",
+        "disciplined" => "a quorum of time sources keeps finding the clock right",
+        _ => "a level this version of the program does not know",
+    }
+}
+
+fn view(status: &Status) -> String {
+    let mut lines = Vec::new();
+    time(&status.time, &mut lines);
+    ntp(&status.time.ntp, &mut lines);
+    bounds(&status.time.floor, &status.time.guess, &mut lines);
+    certificate(status.certificate.as_ref(), &status.time.utc, &mut lines);
+    dns(&status.dns, &mut lines);
+    listeners(&status.listeners, &mut lines);
+    let lines: Vec<_> = lines.into_iter().map(|(label, text)| [label.to_owned(), text]).collect();
+    format!(
+        "firstlight {}, up {}, configured by {}\n\n{}\n{}",
+        status.version,
+        table::span(Duration::from_secs(status.uptime)),
+        status.configuration,
+        table::aligned(&lines),
+        conditions(&status.conditions)
+    )
+}
+
+/// Labels and texts; an empty label goes on with the one above.
+type Lines = Vec<(&'static str, String)>;
+
+fn time(time: &Time, lines: &mut Lines) {
+    lines.push(("Time", format!("{} by our clock, {}", time.utc, time.level)));
+    lines.push(("", level_in_words(&time.level).to_owned()));
+    let confirmed = if time.verified {
+        "confirmed by the witnesses of two operators"
+    } else {
+        "not confirmed by witnesses"
+    };
+    lines.push(("", confirmed.to_owned()));
+    let frequency = format!("{:+.3} ppm", time.frequency_ppm);
+    lines.push((
+        "",
+        match (time.mode.as_str(), &time.steering_refused) {
+            (_, Some(reason)) => {
+                format!("the machine's clock is left alone, though it should be steered: {reason}")
+            }
+            ("steer", None) => format!("the machine's clock is steered, by {frequency}"),
+            (_, None) => {
+                format!("the machine's clock is left alone; ours is steered, by {frequency}")
+            }
+        },
+    ));
+    let dates = match time.certificate_dates.as_str() {
+        "strict" => "checked strictly",
+        "strict-else-rule-r" => "checked strictly, or against the floor where no upstream passes",
+        "rule-r" => "checked against the floor, until the time is known",
+        other => other,
+    };
+    lines.push(("", format!("dates of upstream certificates are {dates}")));
+    for (part, times) in [("the time engine", time.engine_panics), ("a part", time.task_panics)] {
+        if times > 0 {
+            lines.push(("", format!("{part} failed and was started again, {times} times")));
+        }
+    }
+}
+
+fn ntp(ntp: &Ntp, lines: &mut Lines) {
+    let answered = ntp.answered;
+    lines.push((
+        "NTP",
+        if ntp.synchronized {
+            let error = table::seconds(ntp.root_dispersion + ntp.root_delay / 2.0);
+            let stratum = ntp.stratum;
+            format!(
+                "clients are served: stratum {stratum}, off by {error} at most; {answered} answered"
+            )
+        } else {
+            format!("clients are told to wait (leap indicator 3); {answered} answered")
+        },
+    ));
+}
+
+fn bounds(floor: &Origin, guess: &Origin, lines: &mut Lines) {
+    lines.push(("Floor", format!("{} ({})", floor.time, floor.origin)));
+    lines.push(("Started at", format!("{} ({})", guess.time, guess.origin)));
+}
+
+fn certificate(certificate: Option<&Certificate>, utc: &str, lines: &mut Lines) {
+    let Some(Certificate { source, not_before, not_after, valid }) = certificate else {
+        return lines.push(("Certificate", "NONE: DoT and DoH are not served".to_owned()));
+    };
+    let origin = match source.as_str() {
+        "files" => "from the files",
+        "fallback" => "by the fallback authority",
+        other => other,
+    };
+    let moment = |text: &str| text.parse::<UnixTime>().ok();
+    let left = moment(not_after).zip(moment(utc)).map(|(end, now)| end.since(now));
+    let left = left.map(|left| describe(left).trim_start_matches('+').to_owned());
+    lines.push((
+        "Certificate",
+        if *valid {
+            format!("{origin}, valid until {not_after} ({} left)", left.as_deref().unwrap_or("?"))
+        } else {
+            format!("{origin}, NOT VALID by our clock: from {not_before} to {not_after}")
+        },
+    ));
+}
+
+fn dns(dns: &Dns, lines: &mut Lines) {
+    let plaintext = match dns.plaintext.as_str() {
+        "serve" => "clients without encryption are served",
+        "local-only" => "clients without encryption are given local names only",
+        "refuse" => "clients without encryption are refused",
+        other => other,
+    };
+    let names = dns.local_names;
+    lines.push(("DNS", format!("{plaintext}; {names} local names configured")));
+    let counts: Vec<_> = dns
+        .counters
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{} {count}", name.replace('_', " ")))
+        .collect();
+    let none = counts.is_empty();
+    lines.push(("", if none { "no questions yet".to_owned() } else { counts.join(", ") }));
+    let exceptions = dns.plaintext_exceptions.iter();
+    lines.extend(exceptions.map(|exception| ("", format!("LEAVES UNENCRYPTED: {exception}"))));
+}
+
+fn listeners(listeners: &Listeners, lines: &mut Lines) {
+    let open = &listeners.open;
+    let open = if open.is_empty() { "NONE".to_owned() } else { open.join(", ") };
+    lines.push(("Listening", open));
+    lines.extend(listeners.refused.iter().map(|refused| ("NOT OPEN", refused.clone())));
+}
+
+fn conditions(conditions: &[Condition]) -> String {
+    if conditions.is_empty() {
+        return "Nothing is wrong.\n".to_owned();
+    }
+    let lines = conditions.iter().map(|Condition { name, severity, text, seconds }| {
+        let since = table::span(Duration::from_secs(*seconds));
+        format!("{} {name} (for {since})\n  {text}\n", severity.to_uppercase())
+    });
+    lines.collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    #[test]
+    fn a_healthy_box_is_told_at_a_glance() {
+        assert_eq!(
+            view(&status()),
+            "\
+firstlight 0.1.0, up 3 h 12 min, configured by /etc/firstlight/firstlight.toml
+
+Time         2026-03-14T06:11:40Z by our clock, disciplined
+             a quorum of time sources keeps finding the clock right
+             confirmed by the witnesses of two operators
+             the machine's clock is steered, by -1.250 ppm
+             dates of upstream certificates are checked strictly
+NTP          clients are served: stratum 2, off by 14 ms at most; 7 answered
+Floor        2026-03-14T02:00:00Z (authenticated time kept on disk)
+Started at   2026-03-14T03:00:00Z (the machine's clock)
+Certificate  from the files, valid until 2026-05-14T06:11:40Z (61 d left)
+DNS          clients without encryption are served; 3 local names configured
+             cached 40, forwarded 2
+Listening    udp 0.0.0.0:53, tcp 0.0.0.0:53
+
+Nothing is wrong.
+"
+        );
+    }
+
+    #[test]
+    fn a_box_in_trouble_names_each_thing_with_its_remedy() {
+        let mut status = status();
+        status.time.level = "cold".to_owned();
+        status.time.verified = false;
+        status.time.steering_refused = Some("CAP_SYS_TIME is missing".to_owned());
+        status.time.certificate_dates = "rule-r".to_owned();
+        status.time.engine_panics = 2;
+        status.time.ntp.synchronized = false;
+        status.certificate = status.certificate.map(|it| Certificate { valid: false, ..it });
+        status.dns.counters.clear();
+        status.dns.plaintext_exceptions = vec!["corp.example to 10.0.0.1".to_owned()];
+        status.listeners = Listeners {
+            open: Vec::new(),
+            refused: vec!["tcp 0.0.0.0:443: in use; `ss -lntup` names the program".to_owned()],
+        };
+        status.conditions = vec![Condition {
+            name: "time-unknown".to_owned(),
+            severity: "error".to_owned(),
+            text: "2 of 4 time sources answer, 3 must agree".to_owned(),
+            seconds: 200,
+        }];
+
+        let text = view(&status);
+
+        for words in [
+            "the time is not known yet; names are served all the same\n",
+            "not confirmed by witnesses\n",
+            "though it should be steered: CAP_SYS_TIME is missing\n",
+            "checked against the floor, until the time is known\n",
+            "failed and was started again, 2 times\n",
+            "NTP          clients are told to wait (leap indicator 3); 7 answered\n",
+            "NOT VALID by our clock: from 2026-02-14T06:11:40Z to 2026-05-14T06:11:40Z\n",
+            "no questions yet\n",
+            "LEAVES UNENCRYPTED: corp.example to 10.0.0.1\n",
+            "Listening    NONE\n",
+            "NOT OPEN     tcp 0.0.0.0:443: in use; `ss -lntup` names the program\n",
+            "ERROR time-unknown (for 3 min)\n  2 of 4 time sources answer, 3 must agree\n",
+        ] {
+            assert!(text.contains(words), "{words}\n{text}");
+        }
+        status.certificate = None;
+        assert!(view(&status).contains("Certificate  NONE: DoT and DoH are not served\n"));
+    }
+
+    /// A box that is well.
+    pub(in crate::cli) fn status() -> Status {
+        let origin =
+            |time: &str, origin: &str| Origin { time: time.to_owned(), origin: origin.to_owned() };
+        Status {
+            version: "0.1.0".to_owned(),
+            uptime: 11_525,
+            configuration: "/etc/firstlight/firstlight.toml".to_owned(),
+            time: Time {
+                utc: "2026-03-14T06:11:40Z".to_owned(),
+                level: "disciplined".to_owned(),
+                verified: true,
+                mode: "steer".to_owned(),
+                steering_refused: None,
+                floor: origin("2026-03-14T02:00:00Z", "authenticated time kept on disk"),
+                guess: origin("2026-03-14T03:00:00Z", "the machine's clock"),
+                certificate_dates: "strict".to_owned(),
+                generation: 3,
+                ntp: Ntp {
+                    synchronized: true,
+                    stratum: 2,
+                    root_delay: 0.020,
+                    root_dispersion: 0.0045,
+                    answered: 7,
+                    malformed: 0,
+                },
+                frequency_ppm: -1.25,
+                engine_panics: 0,
+                task_panics: 0,
+            },
+            dns: Dns {
+                plaintext: "serve".to_owned(),
+                local_names: 3,
+                counters: [("cached", 40), ("failed", 0), ("forwarded", 2)]
+                    .map(|(name, count)| (name.to_owned(), count))
+                    .into(),
+                plaintext_exceptions: Vec::new(),
+            },
+            listeners: Listeners {
+                open: vec!["udp 0.0.0.0:53".to_owned(), "tcp 0.0.0.0:53".to_owned()],
+                refused: Vec::new(),
+            },
+            certificate: Some(Certificate {
+                source: "files".to_owned(),
+                not_before: "2026-02-14T06:11:40Z".to_owned(),
+                not_after: "2026-05-14T06:11:40Z".to_owned(),
+                valid: true,
+            }),
+            conditions: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What holds whatever sources, witnesses and links do.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Something that happens to the machine.
+#[derive(Clone, Debug)]
+enum Happening {
+    Kiss(usize, bool),
+    Path,
+    Pass(u64),
+    /// Source, offset of its time from the truth in milliseconds, error in milliseconds.
+    Reading(usize, i64, u64),
+    Refutation(bool),
+    Silence(usize),
+    /// Witness, offset in milliseconds, and the three verdicts on its chain.
+    Testimony(usize, i64, bool, bool, bool),
+    WitnessFailure(usize),
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_input_sets_the_clock_and_trusts_it_at_once(
+        happenings in prop::collection::vec(happening(), 1..120)
+    ) {
+        let mut world = World::new();
+        for happening in happenings {
+            let set = world.happen(&happening);
+            let level = world.trust.trust(world.now).level;
+
+            // A step grants no trust.
+            prop_assert!(!set || level <= Level::Coarse, "{happening:?} set the clock at {level:?}");
+            // NTP clients are told of nothing less than a disciplined clock.
+            let status = world.trust.ntp_status(world.now());
+            prop_assert!(
+                !status.synchronized || matches!(level, Level::Disciplined | Level::Holdover | Level::Suspect)
+            );
+            // Nothing stays due: whoever sleeps until then would spin.
+            world.trust.handle_timeout(world.now());
+            while world.trust.poll_event().is_some() {}
+            let next = world.trust.poll_timeout().map(|(at, _)| at);
+            prop_assert!(next.is_none_or(|at| at > world.now), "due for ever: {:?}", world.trust.poll_timeout());
+        }
+    }
+
+    #[test]
+    fn unauthenticated_time_never_moves_the_floor(
+        happenings in prop::collection::vec(happening(), 1..120)
+    ) {
+        let mut world = World::new();
+        let floor = world.trust.floor(world.now);
+        for happening in happenings {
+            if !matches!(happening, Happening::Testimony(..)) {
+                world.happen(&happening);
+            }
+        }
+        prop_assert_eq!(world.trust.floor(world.now), floor);
+    }
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    // Mostly honest, so that the machine gets somewhere.
+    let offset = prop_oneof![6 => -20i64..20, 1 => -3_000i64..3_000, 1 => Just(157_788_000_000)];
+    let stated =
+        prop_oneof![6 => -400i64..400, 1 => -90_000i64..90_000, 1 => Just(157_788_000_000)];
+    prop_oneof![
+        10 => (0usize..4, offset, 1u64..60).prop_map(|(s, o, e)| Happening::Reading(s, o, e)),
+        6 => (1u64..40_000).prop_map(Happening::Pass),
+        2 => (0usize..4).prop_map(Happening::Silence),
+        3 => (0usize..3, stated, any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(w, o, a, b, c)| Happening::Testimony(w, o, a, b, c)),
+        1 => (0usize..3).prop_map(Happening::WitnessFailure),
+        1 => any::<bool>().prop_map(Happening::Refutation),
+        1 => (0usize..4, any::<bool>()).prop_map(|(s, deny)| Happening::Kiss(s, deny)),
+        1 => Just(Happening::Path),
+    ]
+}
+
+struct World {
+    trust: Trust,
+    now: Instant,
+    truth: UnixTime,
+    clock: UnixTime,
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+    fn new() -> Self {
+        let now = Instant::now();
+        let truth = UnixTime::from_secs(1_800_000_000);
+        let clock = truth - Duration::from_secs(4 * 3600);
+        let source = |operator: &str, trust| SourceSpec {
+            operator: operator.into(),
+            private: false,
+            prefer: false,
+            trust,
+        };
+        let policy = Policy {
+            quorum: 3,
+            sources: vec![
+                source("a", true),
+                source("b", false),
+                source("c", false),
+                source("d", false),
+            ],
+            witnesses: vec!["w".into(), "x".into(), "a".into()],
+            upstream_operators: 2,
+        };
+        let floor = Floor::new(clock, None);
+        let trust = Trust::new(policy, floor, None, Now { mono: now, utc: clock });
+        Self { trust, now, truth, clock }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.now, utc: self.clock }
+    }
+
+    /// True if the clock was set.
+    fn happen(&mut self, happening: &Happening) -> bool {
+        let ms = |ms: i64| Nanos::from(ms) * 1_000_000;
+        match *happening {
+            Happening::Kiss(source, deny) => {
+                let kiss = if deny { Kiss::Deny } else { Kiss::Rate };
+                self.trust.handle_kiss(SourceId(source), kiss, self.now());
+            }
+            Happening::Path => self.trust.handle_path_change(self.now()),
+            Happening::Pass(span) => {
+                let span = Duration::from_millis(span);
+                self.now += span;
+                self.truth = self.truth + span;
+                self.clock = self.clock + span;
+                self.trust.handle_timeout(self.now());
+            }
+            Happening::Reading(source, off, error) => {
+                let reading = Reading {
+                    at: self.now,
+                    utc: self.truth.offset(ms(off)),
+                    error: Duration::from_millis(error),
+                    delay: Duration::from_millis(error),
+                    stratum: 1,
+                    reference_id: *b"GPS\0",
+                    root_delay: Duration::ZERO,
+                    root_dispersion: Duration::ZERO,
+                    leap: 0,
+                    precision: -20,
+                };
+                self.trust.handle_reading(SourceId(source), reading, self.now());
+            }
+            Happening::Refutation(one) => {
+                self.trust.handle_refutation(if one { "one" } else { "two" }, self.now());
+            }
+            Happening::Silence(source) => self.trust.handle_silence(SourceId(source), self.now()),
+            Happening::Testimony(witness, off, passes_rule_r, valid_as_stated, valid_at_clock) => {
+                let testimony = Testimony {
+                    at: self.now,
+                    utc: self.truth.offset(ms(off)),
+                    error: Duration::from_millis(520),
+                    passes_rule_r,
+                    valid_as_stated,
+                    valid_at_clock,
+                };
+                self.trust.handle_testimony(WitnessId(witness), testimony, self.now());
+            }
+            Happening::WitnessFailure(witness) => {
+                self.trust.handle_witness_failure(WitnessId(witness), self.now());
+            }
+        }
+        let mut set = false;
+        while let Some(event) = self.trust.poll_event() {
+            if let Event::Set { by, .. } = event {
+                self.clock = self.clock.offset(by);
+                set = true;
+            }
+        }
+        set
+    }
+}
