@@ -63,7 +63,7 @@ fn with_the_gps_box_alone_time_is_served_and_not_vouched_for() {
     assert!(!status.time.verified);
     assert!(status.time.ntp.root_dispersion >= 1.0, "{:?}", status.time.ntp);
     let reply = ask_ntp(lab.ntp()).unwrap();
-    assert!(reply.is_synchronized() && reply.off.abs() < 100_000_000, "{reply:?}");
+    assert!(reply.is_synchronized() && reply.off.abs() < 50_000_000, "{reply:?}");
     assert!(lab.kept_floor().unwrap() < truth().secs() - 3 * 3600, "nothing of it is kept");
 
     // The WAN returns.
@@ -172,11 +172,11 @@ fn finds_the_time(lab: &Lab, daemon: &Daemon) {
     let names = Names::watch(lab);
     daemon.wait_for("time is found and verified", 40, |status| {
         let reply = ask_ntp(lab.ntp()).unwrap();
-        assert!(!reply.is_synchronized() || reply.off.abs() < 100_000_000, "{reply:?}");
+        assert!(!reply.is_synchronized() || reply.off.abs() < 50_000_000, "{reply:?}");
         status.time.verified && status.time.ntp.synchronized
     });
     let reply = ask_ntp(lab.ntp()).unwrap();
-    assert!(reply.is_synchronized() && reply.off.abs() < 100_000_000, "{reply:?}");
+    assert!(reply.is_synchronized() && reply.off.abs() < 50_000_000, "{reply:?}");
     names.never_failed();
 }
 

@@ -79,7 +79,7 @@ pub(crate) struct NtpReply {
     pub(crate) leap: u8,
     pub(crate) stratum: u8,
     pub(crate) root_dispersion: f64,
-    /// Its time less the lab's.
+    /// How far its time lies outside the span, in the lab's time, from question to answer.
     pub(crate) off: Nanos,
 }
 
@@ -100,22 +100,23 @@ pub(crate) fn ask_ntp(server: SocketAddr) -> Option<NtpReply> {
     // Version 4, client.
     request[0] = 0b00_100_011;
     request[40..].copy_from_slice(&rand::random::<[u8; 8]>());
+    let asked = truth();
     socket.send(&request).ok()?;
     let mut reply = [0; 128];
     let length = socket.recv(&mut reply).ok()?;
+    let answered = truth();
     assert_eq!((length, &reply[24..32]), (48, &request[40..48]), "an answer to another question");
     let word = |at: usize| u32::from_be_bytes(reply[at..at + 4].try_into().unwrap());
-    let here = truth();
     // Within 68 years of the truth (RFC 5905 section 6).
     let seconds = i64::from(word(40)) - NTP_TO_UNIX;
-    let era = (here.secs() - seconds + (1 << 31)).div_euclid(1 << 32);
+    let era = (asked.secs() - seconds + (1 << 31)).div_euclid(1 << 32);
     let fraction = (Nanos::from(word(44)) * 1_000_000_000) >> 32;
     let told = UnixTime::from_secs(seconds + (era << 32)).offset(fraction);
     Some(NtpReply {
         leap: reply[0] >> 6,
         stratum: reply[1],
         root_dispersion: f64::from(word(8)) / 65536.0,
-        off: told.since(here),
+        off: told.since(told.clamp(asked, answered)),
     })
 }
 
