@@ -51,6 +51,7 @@ pub struct Time {
     /// Panics of the time engine that were caught.
     pub engine_panics: u64,
     /// Panics of the daemon's other tasks that were caught.
+    #[serde(default)]
     pub task_panics: u64,
 }
 
@@ -77,6 +78,7 @@ pub struct Ntp {
     /// Requests answered.
     pub answered: u64,
     /// Packets that were no request, and got no answer.
+    #[serde(default)]
     pub malformed: u64,
 }
 
