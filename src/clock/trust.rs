@@ -349,7 +349,10 @@ impl Trust {
         {
             return;
         }
-        if stepped || before.is_none_or(|before| before.level != trust.level) {
+        // Once verified, the floor is the present: whoever holds rule R must know.
+        let risen =
+            |before: TimeTrust| before.level != trust.level || (trust.verified && !before.verified);
+        if stepped || before.is_none_or(risen) {
             self.generation += 1;
             trust.generation = self.generation;
         }
