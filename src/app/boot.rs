@@ -72,7 +72,7 @@ pub(super) enum Refusal {
 }
 
 /// The last configuration that worked.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Kept {
     path: PathBuf,
     text: String,
@@ -158,15 +158,17 @@ impl Boot {
             warnings: Some(warnings).filter(|report| !report.problems().is_empty()),
             failures,
         };
-        if boot.unusable.is_none()
-            && let Some(report) = &boot.warnings
-        {
-            boot.keep_config(report);
-        } else if boot.unusable.is_none()
-            && let Some(file) = &options.config
-            && let Ok(text) = fs::read_to_string(file)
-        {
-            boot.keep(&boot.state, CONFIG, &Kept { path: file.clone(), text });
+        if boot.unusable.is_none() {
+            let text = match (&boot.warnings, &options.config) {
+                (Some(report), _) => Some((report.file().to_owned(), report.text().to_owned())),
+                (None, Some(file)) => {
+                    fs::read_to_string(file).ok().map(|text| (file.clone(), text))
+                }
+                (None, None) => None,
+            };
+            if let Some((path, text)) = text {
+                boot.keep_config(path, text);
+            }
         }
         Ok(boot)
     }
@@ -258,9 +260,12 @@ impl Boot {
     }
 
     /// Keeps a configuration that works, in case the next one does not.
-    pub(super) fn keep_config(&self, report: &Report) {
-        let kept = Kept { path: report.file().to_owned(), text: report.text().to_owned() };
-        self.keep(&self.state, CONFIG, &kept);
+    pub(super) fn keep_config(&self, path: PathBuf, text: String) {
+        let kept = Kept { path, text };
+        // The same again would only wear the disk down.
+        if self.state.read_json::<Kept>(CONFIG).ok().flatten().as_ref() != Some(&kept) {
+            self.keep(&self.state, CONFIG, &kept);
+        }
     }
 
     pub(super) fn keep_addresses(&self, addresses: &Addresses) {

@@ -14,11 +14,11 @@ use super::boot::Boot;
 use super::steward::Message;
 use super::supervise::keep;
 use crate::cache::Cache;
-use crate::clock::{NtpStatus, TimeTrust, UnixTime};
+use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
 use crate::dns::answer::{AnswerSettings, Answerer};
 use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Limits, Listeners, Places, Tls};
-use crate::dns::{BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder};
+use crate::dns::{BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused};
 use crate::host::state::StateDir;
 use crate::net::bind::local_addresses;
 use crate::net::{DatagramListen, KeepOpen};
@@ -136,10 +136,11 @@ impl Services {
     }
 
     /// Begins a trust generation: sessions and answers of the one before are judged again.
-    pub(super) fn rise(&self, trust: TimeTrust) {
+    /// Returns the endpoints whose chains are refused, and why.
+    pub(super) fn rise(&self, trust: TimeTrust) -> Vec<Refused> {
         let settled = self.forwarder.0.load().rise(trust);
-        if matches!(trust.dates, crate::clock::CertDates::RuleR { .. }) {
-            return;
+        if matches!(trust.dates, CertDates::RuleR { .. }) {
+            return settled.failed;
         }
         let answers = self.cache.settle(&settled.passed);
         if !settled.failed.is_empty() || answers.dropped > 0 {
@@ -150,6 +151,7 @@ impl Services {
                 "what was accepted before the time was known has been judged again"
             );
         }
+        settled.failed
     }
 
     /// Closes the listeners; false if answers were still under way after `grace`.

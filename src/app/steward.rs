@@ -1,5 +1,6 @@
 //! The task that owns the node and the time engine: input in, actions carried out, timers kept.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use crate::host::notify;
 use crate::node::ports::{Clock, Steer};
 use crate::node::{Action, Input, Node};
 use crate::ntp::engine::Engine;
-use crate::upstream::EndpointId;
+use crate::upstream::{EndpointId, Outcome};
 use crate::witness::{self, Target};
 
 /// How often the machine's clock is looked after.
@@ -69,6 +70,8 @@ pub(super) struct Steward {
     read: Config,
     pub(super) addresses: Addresses,
     next_look_up: Option<Instant>,
+    /// Endpoints whose chains were refused when trust last rose, and why.
+    refused: BTreeMap<EndpointId, String>,
     /// Questions asked of time sources.
     pub(super) questions: usize,
     pub(super) targets: Vec<Target>,
@@ -119,6 +122,7 @@ impl Steward {
             read,
             addresses,
             next_look_up: None,
+            refused: BTreeMap::new(),
             questions: 0,
             boot,
             services,
@@ -151,6 +155,11 @@ impl Steward {
                 let _ = reply.send(self.answer(&request));
             }
             Message::Forward(event) => {
+                if let ForwardEvent::Outcome { endpoint, outcome: Outcome::Answered { .. } } = event
+                    && self.refused.remove(&endpoint).is_some()
+                {
+                    self.report_refused();
+                }
                 let input = services::input(&event, self.node.pool());
                 self.feed(input);
             }
@@ -248,7 +257,12 @@ impl Steward {
         let before = self.trust.replace(trust);
         info!(level = ?trust.level, verified = trust.verified, generation = trust.generation, "trust in the clock");
         if before.is_none_or(|before| before.generation != trust.generation) {
-            self.services.rise(trust);
+            let refused = self.services.rise(trust);
+            self.refused = refused
+                .into_iter()
+                .map(|refused| (refused.endpoint, refused.error.to_string()))
+                .collect();
+            self.report_refused();
         }
         let newly = |held: fn(&TimeTrust) -> bool| {
             held(&trust) && !before.is_some_and(|before| held(&before))
@@ -269,6 +283,7 @@ impl Steward {
         if let Some(moved) = self.boot.clock.foreign_step() {
             self.meet_other_hands(moved, now);
         }
+        self.report_listeners();
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {
@@ -300,7 +315,6 @@ impl Steward {
             self.next_keep = now + each;
             self.keep_time();
         }
-        self.report_listeners();
         notify::status(&self.in_words());
     }
 
@@ -375,7 +389,8 @@ impl Steward {
             warn!("state.directory and clock.mode take effect at the next start");
         }
         self.apply(parsed.config);
-        self.boot.keep_config(&parsed.warnings);
+        let (path, text) = (parsed.warnings.file(), parsed.warnings.text());
+        self.boot.keep_config(path.to_owned(), text.to_owned());
         self.feed(Input::Condition { name: "configuration-unusable", held: None });
         notify::ready();
         info!("the configuration is read again");
@@ -426,6 +441,16 @@ impl Steward {
             let held = Some((Severity::Warning, text));
             self.feed(Input::Condition { name: "clock-not-steered", held });
         }
+    }
+
+    fn report_refused(&mut self) {
+        let words: Vec<_> = self.refused.values().map(String::as_str).collect();
+        let text = format!(
+            "upstreams whose certificates are refused at the known time, the others answer: {}",
+            words.join("; ")
+        );
+        let held = (!words.is_empty()).then_some((Severity::Warning, text));
+        self.feed(Input::Condition { name: "upstream-certificate", held });
     }
 
     fn report_listeners(&mut self) {

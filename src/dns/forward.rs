@@ -105,6 +105,8 @@ impl Forwarder {
                 if let CertError::Dates(facts) = &error {
                     shared.contradict(slot.id, facts);
                 }
+                let outcome = Outcome::Failed;
+                shared.report(ForwardEvent::Outcome { endpoint: slot.id, outcome });
                 failed.push(Refused { endpoint: slot.id, error });
             }
         }
