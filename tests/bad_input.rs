@@ -104,10 +104,9 @@ fn comes_up_with_fresh_files(lab: &Lab) {
     });
     assert!(daemon.terminate().success());
 
-    for aside in ["state/floor.bad", "state/fallback-ca.bad", "run/time.bad"] {
+    for aside in ["state/config.bad", "state/floor.bad", "state/fallback-ca.bad", "run/time.bad"] {
         fs::remove_file(lab.path(aside)).unwrap_or_else(|error| panic!("{aside}: {error}"));
     }
-    // The copy of the configuration is of use only to a start without a usable file.
     assert_eq!(lab.names_in("state"), ["config", "fallback-ca", "fallback-ca.pem", "floor"]);
     assert!(lab.kept_floor().unwrap() > truth().secs() - 60);
     assert!(lab.state().read("config").unwrap().is_some());

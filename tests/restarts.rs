@@ -98,7 +98,9 @@ fn kills_at_each_call() {
 
     for (path, call, nth) in moments {
         // Made again at each start, so that its writing can be interrupted.
-        drop(fs::remove_file(lab.path("state/fallback-ca")));
+        for file in ["state/config", "state/fallback-ca"] {
+            drop(fs::remove_file(lab.path(file)));
+        }
         let moment = format!("{call} {nth} of {path}");
 
         let mut daemon = killed_at(&lab, &path, call, nth);
