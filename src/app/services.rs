@@ -1,13 +1,13 @@
 //! The sockets and what stands behind them: DNS listeners, the answer path, upstreams, NTP, TLS.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use super::boot::Boot;
@@ -18,7 +18,9 @@ use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
 use crate::dns::answer::{AnswerSettings, Answerer};
 use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Limits, Listeners, Places, Tls};
-use crate::dns::{BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused};
+use crate::dns::{
+    BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused, Settled,
+};
 use crate::host::state::StateDir;
 use crate::net::bind::local_addresses;
 use crate::net::{DatagramListen, KeepOpen};
@@ -63,9 +65,7 @@ impl Services {
             Ok(client) => client,
             Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
         };
-        let (forwarder, reports) =
-            Forwarder::new(&config.upstreams, client.clone(), trust.trust(now.mono));
-        let forwarder = Arc::new(Upstreams(ArcSwap::from_pointee(forwarder)));
+        let forwarder = Arc::new(Upstreams::default());
         let settings = AnswerSettings::from(config);
         let cache = Arc::new(Cache::new(config.dns.cache_bytes, settings.stale));
         let answerer = Arc::new(Answerer::new(
@@ -77,6 +77,7 @@ impl Services {
         ));
 
         let identity = Arc::new(Identity::new(config, &boot.state, &clock));
+        // Local names first: what takes keys, roots and a disk comes once sockets answer.
         let listeners = Listeners::open(
             &Places::from(config),
             Arc::clone(&answerer) as _,
@@ -89,6 +90,10 @@ impl Services {
             Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
+        identity.served();
+        let (upstreams, reports) =
+            Forwarder::new(&config.upstreams, client.clone(), trust.trust(now.mono));
+        forwarder.replace(upstreams);
         let watched = Arc::clone(&identity);
         keep("certificates", move || Arc::clone(&watched).watch());
 
@@ -108,7 +113,7 @@ impl Services {
 
     /// A pool over the upstreams there are.
     pub(super) fn pool(&self) -> Pool {
-        Pool::new(self.forwarder.0.load().endpoints())
+        Pool::new(self.forwarder.present().map_or_else(Vec::new, |it| it.endpoints()))
     }
 
     /// Goes over to `config` without dropping a query or a connection that still fits.
@@ -117,13 +122,11 @@ impl Services {
         &self,
         before: &Config,
         config: &Config,
-        state: &StateDir,
-        clock: &Arc<dyn Clock>,
         trust: TimeTrust,
     ) -> Option<mpsc::Receiver<ForwardEvent>> {
         self.answerer.reload(AnswerSettings::from(config));
         if before.tls != config.tls {
-            self.identity.replace(config, state, clock);
+            self.identity.replace(config);
         }
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
@@ -131,14 +134,14 @@ impl Services {
             return None;
         }
         let (forwarder, reports) = Forwarder::new(&config.upstreams, self.client.clone(), trust);
-        self.forwarder.0.store(Arc::new(forwarder));
+        self.forwarder.replace(forwarder);
         Some(reports)
     }
 
     /// Begins a trust generation: sessions and answers of the one before are judged again.
     /// Returns the endpoints whose chains are refused, and why.
     pub(super) fn rise(&self, trust: TimeTrust) -> Vec<Refused> {
-        let settled = self.forwarder.0.load().rise(trust);
+        let settled = self.forwarder.present().map_or_else(Settled::default, |it| it.rise(trust));
         if matches!(trust.dates, CertDates::RuleR { .. }) {
             return settled.failed;
         }
@@ -172,21 +175,50 @@ pub(super) fn pass_on(mut reports: mpsc::Receiver<ForwardEvent>, steward: mpsc::
     });
 }
 
-/// The forwarder in force; a reload may replace it.
-#[derive(Debug)]
-pub(super) struct Upstreams(pub(super) ArcSwap<Forwarder>);
+/// The forwarder in force; a reload may replace it. Who asks before there is one waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Upstreams {
+    forwarder: ArcSwapOption<Forwarder>,
+    arrival: Notify,
+}
+
+impl Upstreams {
+    /// The forwarder, if there is one yet.
+    pub(super) fn present(&self) -> Option<Arc<Forwarder>> {
+        self.forwarder.load_full()
+    }
+
+    fn replace(&self, forwarder: Forwarder) {
+        self.forwarder.store(Some(Arc::new(forwarder)));
+        self.arrival.notify_waiters();
+    }
+
+    async fn await_one(&self) -> Arc<Forwarder> {
+        loop {
+            let arrival = self.arrival.notified();
+            if let Some(forwarder) = self.present() {
+                return forwarder;
+            }
+            arrival.await;
+        }
+    }
+}
 
 impl Forward for Upstreams {
     fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
-        let forwarder = self.0.load_full();
-        Box::pin(async move { forwarder.forward(query).await })
+        Box::pin(async move { self.await_one().await.forward(query).await })
     }
 }
 
 /// Our own certificate, and the TLS configurations that show it.
+///
+/// Made when it is first needed: whoever shakes hands before that waits for it.
 #[derive(Debug)]
 pub(super) struct Identity {
-    served: ArcSwap<Identified>,
+    served: OnceLock<ArcSwap<Identified>>,
+    config: Config,
+    state: Arc<StateDir>,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
@@ -200,16 +232,23 @@ struct Identified {
 
 impl Identity {
     fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
-        Self { served: ArcSwap::from_pointee(Identified::new(config, state, clock)) }
+        let (config, state, clock) = (config.clone(), Arc::clone(state), Arc::clone(clock));
+        Self { served: OnceLock::new(), config, state, clock }
     }
 
-    fn replace(&self, config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) {
-        self.served.store(Arc::new(Identified::new(config, state, clock)));
+    fn served(&self) -> &ArcSwap<Identified> {
+        let make = || Identified::new(&self.config, &self.state, &self.clock);
+        self.served.get_or_init(|| ArcSwap::from_pointee(make()))
+    }
+
+    fn replace(&self, config: &Config) {
+        let made = Identified::new(config, &self.state, &self.clock);
+        self.served().store(Arc::new(made));
     }
 
     /// Signs the fallback certificate again, with dates around `now`.
     pub(super) fn renew_fallback(&self, now: UnixTime) {
-        let served = self.served.load();
+        let served = self.served().load();
         if let Some(authority) = &served.fallback {
             match authority.issue(&served.name, &own_addresses(), now) {
                 Ok(leaf) => served.store.set_fallback(leaf),
@@ -220,14 +259,14 @@ impl Identity {
 
     /// Where the certificate that clients are shown comes from.
     pub(super) fn store(&self) -> Arc<CertStore> {
-        Arc::clone(&self.served.load().store)
+        Arc::clone(&self.served().load().store)
     }
 
     fn present(self: &Arc<Self>) -> Tls {
         let (dot, doh) = (Arc::clone(self), Arc::clone(self));
         Tls {
-            dot: Arc::new(move || Arc::clone(&dot.served.load().dot)),
-            doh: Arc::new(move || Arc::clone(&doh.served.load().doh)),
+            dot: Arc::new(move || Arc::clone(&dot.served().load().dot)),
+            doh: Arc::new(move || Arc::clone(&doh.served().load().doh)),
         }
     }
 

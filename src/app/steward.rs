@@ -168,7 +168,9 @@ impl Steward {
                 self.feed(input);
             }
             Message::PathChanged => {
-                self.services.forwarder.0.load().path_changed();
+                if let Some(forwarder) = self.services.forwarder.present() {
+                    forwarder.path_changed();
+                }
                 self.feed(Input::PathChanged);
             }
             Message::Found(addresses) => {
@@ -211,9 +213,14 @@ impl Steward {
 
     /// Opens a connection to every upstream, so that the first question finds one.
     fn warm(&self) {
-        for index in 0..self.services.forwarder.0.load().endpoints().len() {
-            let forwarder = self.services.forwarder.0.load_full();
-            tokio::spawn(async move { forwarder.probe(EndpointId(index)).await });
+        for index in 0..self.node.pool().health().count() {
+            self.probe(EndpointId(index));
+        }
+    }
+
+    fn probe(&self, endpoint: EndpointId) {
+        if let Some(forwarder) = self.services.forwarder.present() {
+            tokio::spawn(async move { forwarder.probe(endpoint).await });
         }
     }
 
@@ -225,11 +232,12 @@ impl Steward {
                 Action::AskSource { source, patience } => self.ask_source(source, patience),
                 Action::AskWitness(witness) => self.ask_witness(witness),
                 Action::Feed(source, reading) => self.steer_by(source, &reading),
-                Action::Plan(plan) => self.services.forwarder.0.load().set_plan(plan),
-                Action::Probe(endpoint) => {
-                    let forwarder = self.services.forwarder.0.load_full();
-                    tokio::spawn(async move { forwarder.probe(endpoint).await });
+                Action::Plan(plan) => {
+                    if let Some(forwarder) = self.services.forwarder.present() {
+                        forwarder.set_plan(plan);
+                    }
                 }
+                Action::Probe(endpoint) => self.probe(endpoint),
                 Action::Publish(trust) => self.publish(trust),
                 Action::SaveFloor(floor) => self.boot.keep_floor(floor),
                 Action::StepClock { by, basis } => {
@@ -402,9 +410,7 @@ impl Steward {
         let config = self.addresses.extend(read.clone());
         let now = self.boot.now();
         let trust = self.node.trust().trust(now.mono);
-        let clock: Arc<dyn Clock> = Arc::clone(&self.boot.clock) as Arc<dyn Clock>;
-        let reports =
-            self.services.reconfigure(&self.config, &config, &self.boot.state, &clock, trust);
+        let reports = self.services.reconfigure(&self.config, &config, trust);
         if let Some(reports) = reports {
             services::pass_on(reports, self.sender.clone());
             self.node.replace_pool(self.services.pool(), now);
