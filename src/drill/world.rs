@@ -12,10 +12,15 @@ use crate::clock::{
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
-use crate::upstream::Pool;
+use crate::upstream::{Endpoint, EndpointId, Outcome, Pool};
 
 /// More steps than any story takes: a node that wants to be woken for ever.
 const MAX_STEPS: u32 = 5_000_000;
+
+/// An upstream answers in about this time.
+const ANSWER: Duration = Duration::from_millis(30);
+/// One that has not answered by then has failed.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// A day, in seconds.
 pub const DAY: i64 = 86_400;
@@ -164,7 +169,7 @@ impl World {
         let trust = Trust::new(policy, Floor::new(setup.build, setup.saved), setup.resumed, now);
         let valid = (setup.truth.offset(-days(1)), setup.truth.offset(days(89)));
         let mut world = Self {
-            node: Node::new(trust, Pool::new(Vec::new()), now),
+            node: Node::new(trust, pool(&setup.upstreams), now),
             sources: vec![HONEST; setup.sources.len()],
             witnesses: vec![Witness { up: true, off: 0, valid }; setup.witnesses.len()],
             upstreams: setup
@@ -298,6 +303,21 @@ impl World {
         }
     }
 
+    /// A client asks for a name that is not at hand: the upstreams are tried in the order of the
+    /// plan, the next one raced when one is silent for too long. Returns how long the client waits;
+    /// `None` if nobody answers.
+    pub fn ask_name(&mut self) -> Option<Duration> {
+        let mut waited = Duration::ZERO;
+        for candidate in self.node.pool().plan().order {
+            self.exchange(candidate.id, waited);
+            if self.answers(candidate.id) {
+                return Some(waited + ANSWER);
+            }
+            waited += candidate.hedge_after;
+        }
+        None
+    }
+
     /// The longest time names could not be resolved though an upstream was up.
     #[must_use]
     pub fn longest_dark(&self) -> Duration {
@@ -310,6 +330,20 @@ impl World {
         self.note(format!("{} {what}", if kept { "kept:  " } else { "BROKEN:" }));
         if !kept {
             self.broken.push(what.to_owned());
+        }
+    }
+
+    fn answers(&self, id: EndpointId) -> bool {
+        self.upstreams.get(id.0).is_some_and(|upstream| upstream.up && self.accepts(upstream.valid))
+    }
+
+    /// One question to one upstream, and what is reported of it.
+    fn exchange(&mut self, id: EndpointId, after: Duration) {
+        if self.answers(id) {
+            let latency = ANSWER.mul_f64(self.random.random_range(0.8..1.5));
+            self.send(after + latency, Input::Upstream(id, Outcome::Answered { latency }));
+        } else {
+            self.send(after + SILENCE, Input::Upstream(id, Outcome::Failed));
         }
     }
 
@@ -332,7 +366,8 @@ impl World {
                 Action::Announce(Change::Cleared(condition)) => {
                     self.note(format!("[{}] cleared", condition.name));
                 }
-                Action::Feed(..) | Action::Plan(_) | Action::Probe(_) => {}
+                Action::Feed(..) | Action::Plan(_) => {}
+                Action::Probe(endpoint) => self.exchange(endpoint, Duration::ZERO),
                 Action::Publish(trust) => {
                     let verified = if trust.verified { ", verified" } else { "" };
                     self.note(format!("trust: {:?}{verified}", trust.level));
@@ -451,6 +486,16 @@ impl World {
         self.sent += 1;
         self.pending.insert((self.now + after, self.sent), input);
     }
+}
+
+/// One endpoint for each upstream.
+fn pool(operators: &[&str]) -> Pool {
+    let endpoint = |(index, operator): (usize, &&str)| Endpoint {
+        name: format!("dns.{operator}.example"),
+        operator: (*operator).to_owned(),
+        address: ([192, 0, 2, u8::try_from(index).unwrap_or(u8::MAX)], 853).into(),
+    };
+    Pool::new(operators.iter().enumerate().map(endpoint).collect())
 }
 
 /// Years as nanoseconds.
