@@ -246,7 +246,7 @@ impl fmt::Display for Trouble {
             ),
             Self::Holdover { error } => write!(
                 f,
-                "no time source has answered for eight polls; the clock runs on by itself \
+                "no time source keeps the clock right at present; it runs on by itself \
                  and may be off by {}",
                 describe(nanos(*error))
             ),
