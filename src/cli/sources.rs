@@ -22,8 +22,13 @@ pub(super) struct Sources {
 pub(super) fn run(sources: &Sources) -> Result<u8, Failure> {
     sources.look.show(&Request::Sources, |report: &report::Sources| {
         let legend = if sources.verbose { LEGEND } else { "" };
-        format!("{legend}{}\n{}", of_sources(&report.sources), of_witnesses(&report.witnesses))
+        format!("{legend}{}", view(report))
     })
+}
+
+/// The sources, then the witnesses.
+pub(super) fn view(report: &report::Sources) -> String {
+    format!("{}\n{}", of_sources(&report.sources), of_witnesses(&report.witnesses))
 }
 
 const LEGEND: &str = "\

@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt::Display;
 use std::fs;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,6 +14,7 @@ use tokio::runtime::{self, Runtime};
 
 use super::exit::Failure;
 use super::output::print;
+use super::sources;
 use crate::admin::{Request, client, report::Status};
 use crate::app;
 use crate::clock::UnixTime;
@@ -89,15 +91,28 @@ fn fail(what: &'static str, why: impl Display) -> Failure {
     Failure::Trial { what, why: why.to_string() }
 }
 
-/// Waits until the clock is right, then prints how to ask for everything.
+/// Tells the first answer, waits until the clock is right, then prints how to ask for everything.
 fn guide(config: &Config, folder: &Path, file: &Path) {
     let socket = crate::admin::path_to_call(config);
+    let status = || -> Option<Status> {
+        serde_json::from_value(client::call(&socket, &Request::Status).ok()?).ok()
+    };
+    if let Some(place) = config.dns.listen.first()
+        && first_answer(*place).is_some()
+        && let Some(time) = status().map(|status| status.time)
+    {
+        let _ = print(format!(
+            "> a name is answered over an encrypted upstream; the clock shows {}, trust: {}",
+            time.utc, time.level
+        ));
+    }
     let healed = (0..1500).any(|_| {
         thread::sleep(LOOK_EACH);
-        let status = client::call(&socket, &Request::Status).ok();
-        let status = status.and_then(|value| serde_json::from_value::<Status>(value).ok());
-        status.is_some_and(|status| status.time.ntp.synchronized)
+        status().is_some_and(|status| status.time.ntp.synchronized)
     });
+    let asked = client::call(&socket, &Request::Sources).ok();
+    let sources = asked.and_then(|value| serde_json::from_value(value).ok());
+    let table = sources.map_or_else(String::new, |found| sources::view(&found));
     let files = Files {
         program: &env::current_exe().unwrap_or_else(|_| PathBuf::from("firstlight")),
         config: file,
@@ -110,5 +125,25 @@ fn guide(config: &Config, folder: &Path, file: &Path) {
     };
     let commands = lab::narrate(config, &files);
     // Nobody reads on: the daemon stays up all the same.
-    let _ = print(format!("\n{verdict}\n\n{commands}\nIt stays up until you press Ctrl-C."));
+    let _ =
+        print(format!("\n{verdict}\n\n{table}\n{commands}\nIt stays up until you press Ctrl-C."));
+}
+
+/// Asks for a name of the world outside until it is answered with an address, within 20 s.
+fn first_answer(place: SocketAddr) -> Option<()> {
+    const QUESTION: &[u8] =
+        b"\x15\x15\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x03com\x00\x00\x01\x00\x01";
+    let socket = UdpSocket::bind((place.ip(), 0)).ok()?;
+    socket.connect(place).ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut reply = [0; 512];
+    (0..200).find_map(|_| {
+        let asked = socket.send(QUESTION).and_then(|_| socket.recv(&mut reply));
+        // NOERROR, with an answer.
+        if asked.is_ok_and(|len| len > 12) && reply[3] % 16 == 0 && reply[7] > 0 {
+            return Some(());
+        }
+        thread::sleep(Duration::from_millis(5));
+        None
+    })
 }
