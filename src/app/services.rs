@@ -189,6 +189,8 @@ impl Upstreams {
     }
 
     fn replace(&self, forwarder: Forwarder) {
+        // Without a plan it would refuse the questions that wait already.
+        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan());
         self.forwarder.store(Some(Arc::new(forwarder)));
         self.arrival.notify_waiters();
     }
