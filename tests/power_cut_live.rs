@@ -23,6 +23,7 @@ fn main() {
             "an_upstream_that_turns_out_expired_answers_until_time_is_known",
             expiring,
         ),
+        needing("unbound", "the_first_question_of_all_is_answered", first_question),
         needing("unbound", "tickets_of_the_relaxed_time_open_no_strict_connection", resumption),
         Trial::test("forged_ntp_sets_no_clock_and_darkens_nothing", || {
             forged();
@@ -80,6 +81,23 @@ fn power_cut() {
         })
         .is_some()
     );
+}
+
+/// Whoever asks as soon as a socket answers waits for the upstream, and is not sent away.
+fn first_question() {
+    let lab = Lab::new();
+    let mut resolver = Resolver::new(&lab, 30, (-DAY, 89 * DAY));
+    resolver.start();
+    let setup = lab.configure().upstream(&resolver, "good");
+
+    for life in 0..10 {
+        let mut daemon = setup.boot();
+        let name = format!("life{life}.lab.example.com");
+        // Without a pause: the moment that matters is over in a few milliseconds.
+        let first = (0..2_000_000).find_map(|_| ask_udp(lab.dns(), &name));
+        assert_eq!(first.unwrap().addresses, [resolver.answer], "{}", daemon.log());
+        assert!(daemon.terminate().success());
+    }
 }
 
 /// One whose certificate ran out while there was no power.
