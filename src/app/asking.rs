@@ -26,24 +26,24 @@ impl Steward {
         let places = self.addresses.of_source(&self.config, id.0);
         let silent = self.source_failures.get(id.0).is_some_and(Option::is_some);
         // A silent source is sought where its name was last found, each time elsewhere.
-        let asked = if silent { self.questions % places.len().max(1) } else { 0 };
-        let address = places.get(asked).copied().unwrap_or(source.address);
+        let place = if silent { self.questions % places.len().max(1) } else { 0 };
+        let address = places.get(place).copied().unwrap_or(source.address);
         self.questions = self.questions.wrapping_add(1);
-        let sender = self.sender.clone();
+        let (sender, asked) = (self.sender.clone(), self.asked);
         let floor = self.node.trust().floor(self.boot.clock.mono()).0;
         let clock = Arc::clone(&self.boot.clock);
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
         let pivot = floor.offset(-ERA_SLACK);
         tokio::spawn(async move {
             let said = client::ask(address, &*clock, pivot, patience).await;
-            let message = heard(id, said);
+            let message = heard(asked, id, said);
             let _ = sender.send(message).await;
         });
     }
 
     pub(super) fn ask_witness(&self, id: WitnessId) {
         let Some(target) = self.targets.get(id.0).cloned() else { return };
-        let sender = self.sender.clone();
+        let (sender, asked) = (self.sender.clone(), self.asked);
         let client = self.services.client.clone();
         let floor = self.node.trust().floor(self.boot.clock.mono()).0;
         tokio::spawn(async move {
@@ -57,12 +57,13 @@ impl Steward {
                         valid_as_stated: said.valid_at_stated,
                         valid_at_clock: said.valid_at_clock,
                     };
-                    Message::Heard(Input::Testimony(id, testimony), None)
+                    Message::Heard { asked, input: Input::Testimony(id, testimony), failure: None }
                 }
-                Err(error) => Message::Heard(
-                    Input::WitnessFailed(id),
-                    Some(Failure::Witness(id, error.to_string())),
-                ),
+                Err(error) => Message::Heard {
+                    asked,
+                    input: Input::WitnessFailed(id),
+                    failure: Some(Failure::Witness(id, error.to_string())),
+                },
             };
             let _ = sender.send(message).await;
         });
@@ -96,9 +97,9 @@ impl Steward {
     }
 }
 
-fn heard(id: SourceId, said: Result<Reading, AskError>) -> Message {
+fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
     match said {
-        Ok(reading) => Message::Heard(Input::Reading(id, reading), None),
+        Ok(reading) => Message::Heard { asked, input: Input::Reading(id, reading), failure: None },
         Err(error) => {
             let failure = Some(Failure::Source(id, error.to_string()));
             let input = match error {
@@ -114,7 +115,7 @@ fn heard(id: SourceId, said: Result<Reading, AskError>) -> Message {
                 | AskError::Silent(_)
                 | AskError::Network(_) => Input::Silence(id),
             };
-            Message::Heard(input, failure)
+            Message::Heard { asked, input, failure }
         }
     }
 }

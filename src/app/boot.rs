@@ -34,6 +34,8 @@ const ADDRESSES: &str = "addresses";
 /// Name of the value in the runtime directory.
 const TIME: &str = "time";
 
+/// A steered clock and the time kept of it differ by no more: else another clock was served.
+const SAME_CLOCK: Duration = Duration::from_millis(5);
 /// The drift assumed between the last word on time and a restart.
 const DRIFT_PPM: f64 = 15.0;
 
@@ -134,7 +136,7 @@ impl Boot {
         let start = resumed.as_ref().map_or(guess.time, |(utc, ..)| *utc);
         let machine = kernel.utc();
         let steered = config.clock.mode == ClockMode::Steer;
-        let same = resumed.is_some() && magnitude(machine.since(start)) < Duration::from_secs(1);
+        let same = resumed.is_some() && magnitude(machine.since(start)) < SAME_CLOCK;
         let start = if steered && same { machine } else { start };
         let clock =
             Arc::new(MachineClock::new(config.clock.mode, options.start.unwrap_or(start), kernel));

@@ -34,7 +34,7 @@ use crate::host::link::Links;
 use crate::host::notify;
 use crate::host::signal::{Signal, Signals};
 
-/// Messages waiting for the steward at most; what does not fit is lost, and asked again.
+/// Messages waiting for the steward at most; who has one more waits, too.
 const MAILBOX: usize = 1024;
 /// Answers under way at a stop are waited for so long.
 const GRACE: Duration = Duration::from_secs(4);
@@ -86,7 +86,7 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let (services, reports) = Services::open(&boot);
     let services = Arc::new(services);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
-    services::pass_on(reports, sender.clone());
+    services.pass_on(reports, sender.clone());
     notify::ready();
 
     let desk = Arc::new(Desk::new(sender.clone()));
@@ -111,8 +111,11 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     if !drained {
         warn!(seconds = GRACE.as_secs(), "some answers were not found in time");
     }
-    let _ = sender.send(Message::Stop).await;
-    let _ = tokio::time::timeout(GRACE, steward).await;
+    let end = async {
+        let _ = sender.send(Message::Stop).await;
+        let _ = steward.await;
+    };
+    let _ = tokio::time::timeout(GRACE, end).await;
 }
 
 async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Message>) {
@@ -126,7 +129,9 @@ async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Messag
     loop {
         match signals.next().await {
             Signal::Reload => {
-                let _ = sender.send(Message::Reload(None)).await;
+                if sender.try_send(Message::Reload(None)).is_err() {
+                    warn!("too busy to read the configuration again; send SIGHUP once more");
+                }
             }
             Signal::Stop => return,
         }

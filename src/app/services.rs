@@ -1,13 +1,14 @@
 //! The sockets and what stands behind them: DNS listeners, the answer path, upstreams, NTP, TLS.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::boot::Boot;
@@ -49,6 +50,8 @@ pub(super) struct Services {
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
     pub(super) client: tls::Client,
     pub(super) identity: Arc<Identity>,
+    /// The task that passes on what the forwarder reports.
+    passing: Mutex<Option<AbortHandle>>,
 }
 
 impl Services {
@@ -107,6 +110,7 @@ impl Services {
             ntp_status,
             client,
             identity,
+            passing: Mutex::default(),
         };
         (services, reports)
     }
@@ -157,22 +161,31 @@ impl Services {
         settled.failed
     }
 
+    /// Hands what a forwarder reports to the steward, and no more what the one before it does:
+    /// its endpoints were others.
+    pub(super) fn pass_on(
+        &self,
+        mut reports: mpsc::Receiver<ForwardEvent>,
+        steward: mpsc::Sender<Message>,
+    ) {
+        let task = tokio::spawn(async move {
+            while let Some(event) = reports.recv().await {
+                if steward.send(Message::Forward(event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut passing = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = passing.replace(task.abort_handle()) {
+            before.abort();
+        }
+    }
+
     /// Closes the listeners; false if answers were still under way after `grace`.
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ntp.close();
         self.listeners.drain(grace).await
     }
-}
-
-/// Hands what a forwarder reports to the steward.
-pub(super) fn pass_on(mut reports: mpsc::Receiver<ForwardEvent>, steward: mpsc::Sender<Message>) {
-    tokio::spawn(async move {
-        while let Some(event) = reports.recv().await {
-            if steward.send(Message::Forward(event)).await.is_err() {
-                return;
-            }
-        }
-    });
 }
 
 /// The forwarder in force; a reload may replace it. Who asks before there is one waits for it.

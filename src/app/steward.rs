@@ -47,7 +47,14 @@ pub(super) enum Message {
     /// What the forwarder learnt.
     Forward(ForwardEvent),
     /// What a time source or witness did.
-    Heard(Input, Option<Failure>),
+    Heard {
+        /// Under which configuration of sources and witnesses the question was asked.
+        asked: u64,
+        /// What it did.
+        input: Input,
+        /// Why it was not heard.
+        failure: Option<Failure>,
+    },
     /// Links, addresses or routes changed.
     PathChanged,
     /// Where named upstreams and sources are found.
@@ -72,6 +79,9 @@ pub(super) struct Steward {
     next_look_up: Option<Instant>,
     /// Endpoints whose chains were refused when trust last rose, and why.
     refused: BTreeMap<EndpointId, String>,
+    /// Counts the configurations of sources and witnesses: an answer to a question of an earlier
+    /// one is nobody's.
+    pub(super) asked: u64,
     /// Questions asked of time sources.
     pub(super) questions: usize,
     pub(super) targets: Vec<Target>,
@@ -123,6 +133,7 @@ impl Steward {
             addresses,
             next_look_up: None,
             refused: BTreeMap::new(),
+            asked: 0,
             questions: 0,
             boot,
             services,
@@ -137,6 +148,16 @@ impl Steward {
         loop {
             self.act();
             let wait = self.next_wake().saturating_duration_since(self.boot.clock.mono());
+            if wait.is_zero() {
+                // However many messages wait, what is due is done; and however much is due, they are read.
+                self.wake();
+                match mailbox.try_recv() {
+                    Ok(Message::Stop) => break,
+                    Ok(message) => self.take(message),
+                    Err(_) => {}
+                }
+                continue;
+            }
             tokio::select! {
                 message = mailbox.recv() => match message {
                     Some(Message::Stop) | None => break,
@@ -163,9 +184,11 @@ impl Steward {
                 let input = services::input(&event, self.node.pool());
                 self.feed(input);
             }
-            Message::Heard(input, failure) => {
-                self.note_failure(&input, failure);
-                self.feed(input);
+            Message::Heard { asked, input, failure } => {
+                if asked == self.asked {
+                    self.note_failure(&input, failure);
+                    self.feed(input);
+                }
             }
             Message::PathChanged => {
                 if let Some(forwarder) = self.services.forwarder.present() {
@@ -271,6 +294,9 @@ impl Steward {
                 .map(|refused| (refused.endpoint, refused.error.to_string()))
                 .collect();
             self.report_refused();
+        }
+        if trust.level == Level::Suspect {
+            self.boot.forget_time();
         }
         let newly = |held: fn(&TimeTrust) -> bool| {
             held(&trust) && !before.is_some_and(|before| held(&before))
@@ -412,7 +438,9 @@ impl Steward {
         let trust = self.node.trust().trust(now.mono);
         let reports = self.services.reconfigure(&self.config, &config, trust);
         if let Some(reports) = reports {
-            services::pass_on(reports, self.sender.clone());
+            self.services.pass_on(reports, self.sender.clone());
+            self.refused.clear();
+            self.report_refused();
             self.node.replace_pool(self.services.pool(), now);
             self.warm();
         }
@@ -423,6 +451,9 @@ impl Steward {
             self.source_failures = vec![None; read.clock.sources.len()];
             self.witness_failures = vec![None; self.targets.len()];
             self.filter.reset();
+            // Its generations begin anew: whatever it publishes first is a change.
+            self.trust = None;
+            self.asked += 1;
             self.node.replace_trust(trust, now);
         }
         self.config = config;

@@ -1,6 +1,7 @@
 //! Keeps a task alive: a panic costs what it held in memory, and is counted.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,11 +20,20 @@ pub(super) fn panics() -> u64 {
 }
 
 /// Runs what `start` makes, and again whenever that panics; ends when it ends by itself.
-pub(super) fn keep<F>(part: &'static str, start: impl Fn() -> F + Send + 'static) -> JoinHandle<()>
+pub(super) fn keep<F>(
+    part: &'static str,
+    start: impl Fn() -> F + Send + Sync + 'static,
+) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut running = tokio::spawn(start());
+    // Making it may panic as well as running it.
+    let start = Arc::new(start);
+    let run = move || {
+        let start = Arc::clone(&start);
+        tokio::spawn(async move { start().await })
+    };
+    let mut running = run();
     tokio::spawn(async move {
         while let Err(fault) = (&mut running).await {
             if fault.is_cancelled() {
@@ -32,15 +42,13 @@ where
             let panics = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
             error!(part, %fault, panics, "a part failed and is started again; names are served all the same");
             tokio::time::sleep(PAUSE).await;
-            running = tokio::spawn(start());
+            running = run();
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test]

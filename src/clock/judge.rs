@@ -196,7 +196,13 @@ impl Trust {
             return;
         }
         if !right {
-            self.demand = Some(off);
+            // A machine that slept finds its witnesses' words out of date, not its sources.
+            if self.demand.replace(off).is_none() {
+                self.witnesses.hurry(now.mono);
+            }
+            return;
+        }
+        if self.level == Level::Suspect && !self.may_follow(found, off, now) {
             return;
         }
         (self.demand, self.demands) = (None, 0);
@@ -290,7 +296,8 @@ impl Trust {
         if self.level != Level::Disciplined {
             return None;
         }
-        let interval = self.sources.iter().map(Source::interval).max()?;
+        let heard = self.sources.iter().filter(|source| source.reading.is_some());
+        let interval = heard.map(Source::interval).max()?;
         let patience = (interval * HOLDOVER_POLLS).max(Duration::from_secs(20));
         self.updated.map(|at| at + patience)
     }

@@ -192,7 +192,7 @@ impl Source {
     pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
         let reading = self.reading.as_ref()?;
         let age = now.saturating_duration_since(reading.at);
-        if age > (self.steady * 3).max(Duration::from_secs(20)) {
+        if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
             return None;
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;

@@ -139,7 +139,8 @@ impl Trust {
     #[must_use]
     pub fn to_resume(&self, now: Now) -> Option<Resumed> {
         let status = self.ntp_status(now);
-        (status.synchronized && !self.own).then(|| Resumed {
+        let doubted = self.own || self.level == Level::Suspect;
+        (status.synchronized && !doubted).then(|| Resumed {
             error: status.root_dispersion_at(now.mono),
             verified: self.verified,
             stratum: status.stratum,

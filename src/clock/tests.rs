@@ -41,10 +41,12 @@ proptest! {
                 !status.synchronized || matches!(level, Level::Disciplined | Level::Holdover | Level::Suspect)
             );
             // Nothing stays due: whoever sleeps until then would spin.
-            world.trust.handle_timeout(world.now());
-            while world.trust.poll_event().is_some() {}
-            let next = world.trust.poll_timeout().map(|(at, _)| at);
-            prop_assert!(next.is_none_or(|at| at > world.now), "due for ever: {:?}", world.trust.poll_timeout());
+            let due = (0..4).all(|_| {
+                world.trust.handle_timeout(world.now());
+                while world.trust.poll_event().is_some() {}
+                world.trust.poll_timeout().is_some_and(|(at, _)| at <= world.now)
+            });
+            prop_assert!(!due, "due for ever: {:?}", world.trust.poll_timeout());
         }
     }
 

@@ -1,6 +1,7 @@
 //! Certificate chains accepted under rule R alone, kept until they can be judged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::pki_types::CertificateDer;
 
@@ -8,11 +9,13 @@ use crate::cache::ChainId;
 use crate::tls::CertError;
 use crate::upstream::EndpointId;
 
+/// Ids given out. Answers outlive a forwarder that a reload replaces: no id may come twice.
+static ISSUED: AtomicU64 = AtomicU64::new(0);
+
 /// The chains seen under rule R. They outlive their sessions, as their answers do.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     known: BTreeMap<ChainId, Known>,
-    issued: u64,
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -37,8 +40,7 @@ impl Chains {
         if self.known.len() >= MOST {
             self.known.pop_first();
         }
-        self.issued += 1;
-        let id = ChainId(self.issued);
+        let id = ChainId(ISSUED.fetch_add(1, Ordering::Relaxed) + 1);
         self.known.insert(id, Known { endpoint, chain: chain.to_vec() });
         id
     }
