@@ -65,6 +65,30 @@ proptest! {
     }
 }
 
+#[test]
+fn a_machine_that_slept_asks_its_witnesses_anew() {
+    let mut world = World::new();
+    for _ in 0..12 {
+        world.everybody_answers();
+        world.happen(&Happening::Pass(1000));
+    }
+    let trust = world.trust.trust(world.now);
+    assert_eq!((trust.level, trust.verified), (Level::Disciplined, true));
+
+    // Ten minutes that the monotonic clock did not see.
+    world.truth = world.truth + Duration::from_secs(600);
+    for source in 0..4 {
+        world.happen(&Happening::Reading(source, 0, 5));
+    }
+
+    world.trust.handle_timeout(world.now());
+    let asked = std::iter::from_fn(|| world.trust.poll_event())
+        .filter(|event| matches!(event, Event::AskWitness(_)));
+    assert_eq!(asked.count(), 3);
+    world.everybody_answers();
+    assert!(world.clock.since(world.truth).abs() < 1_000_000_000, "the clock is set at once");
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     // Mostly honest, so that the machine gets somewhere.
     let offset = prop_oneof![6 => -20i64..20, 1 => -3_000i64..3_000, 1 => Just(157_788_000_000)];
@@ -120,6 +144,16 @@ impl World {
 
     fn now(&self) -> Now {
         Now { mono: self.now, utc: self.clock }
+    }
+
+    /// Every source and two of the witnesses tell the truth.
+    fn everybody_answers(&mut self) {
+        for source in 0..4 {
+            self.happen(&Happening::Reading(source, 0, 5));
+        }
+        for witness in 0..2 {
+            self.happen(&Happening::Testimony(witness, 0, true, true, true));
+        }
     }
 
     /// True if the clock was set.
