@@ -43,7 +43,7 @@ proptest! {
             // Nothing stays due: whoever sleeps until then would spin.
             let due = (0..4).all(|_| {
                 world.trust.handle_timeout(world.now());
-                while world.trust.poll_event().is_some() {}
+                world.obey();
                 world.trust.poll_timeout().is_some_and(|(at, _)| at <= world.now)
             });
             prop_assert!(!due, "due for ever: {:?}", world.trust.poll_timeout());
@@ -87,6 +87,36 @@ fn a_machine_that_slept_asks_its_witnesses_anew() {
     assert_eq!(asked.count(), 3);
     world.everybody_answers();
     assert!(world.clock.since(world.truth).abs() < 1_000_000_000, "the clock is set at once");
+}
+
+#[test]
+fn a_clock_under_suspicion_is_neither_steered_nor_handed_on() {
+    let mut world = World::new();
+    for _ in 0..12 {
+        world.everybody_answers();
+        world.happen(&Happening::Pass(1000));
+    }
+    // The witnesses' words grow too old to count, the sources find the clock right as before.
+    for span in [8_000_000, 1000] {
+        world.happen(&Happening::Pass(span));
+        for source in 0..4 {
+            world.happen(&Happening::Reading(source, 0, 5));
+        }
+    }
+    assert!(world.trust.to_resume(world.now()).is_some());
+
+    world.happen(&Happening::Refutation(true));
+    world.happen(&Happening::Refutation(false));
+    let suspected = world.trust.ntp_status(world.now());
+    world.happen(&Happening::Pass(1000));
+    for source in 0..4 {
+        world.happen(&Happening::Reading(source, 0, 5));
+    }
+
+    assert_eq!(world.trust.trust(world.now).level, Level::Suspect);
+    assert!(suspected.synchronized, "the last good time is told");
+    assert_eq!(world.trust.ntp_status(world.now()).since, suspected.since, "its error grows");
+    assert_eq!(world.trust.to_resume(world.now()), None);
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -206,6 +236,11 @@ impl World {
                 self.trust.handle_witness_failure(WitnessId(witness), self.now());
             }
         }
+        self.obey()
+    }
+
+    /// Moves the clock as the machine wants it; true if it did.
+    fn obey(&mut self) -> bool {
         let mut set = false;
         while let Some(event) = self.trust.poll_event() {
             if let Event::Set { by, .. } = event {
