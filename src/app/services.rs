@@ -23,12 +23,11 @@ use crate::dns::{
     BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused, Settled,
 };
 use crate::host::state::StateDir;
-use crate::net::bind::local_addresses;
+use crate::net::bind::{local_addresses, local_networks};
 use crate::net::{DatagramListen, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::Clock;
-use crate::ntp::rate::Rate;
-use crate::ntp::server::TimeServer;
+use crate::ntp::server::{RATE, TimeServer};
 use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config};
 use crate::upstream::Pool;
 use crate::wire::Name;
@@ -89,8 +88,7 @@ impl Services {
             &runtime,
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
-        let ntp_server =
-            Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(Rate::default())));
+        let ntp_server = Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(RATE)));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         identity.served();
@@ -112,6 +110,7 @@ impl Services {
             identity,
             passing: Mutex::default(),
         };
+        services.look_at_networks();
         (services, reports)
     }
 
@@ -140,6 +139,16 @@ impl Services {
         let (forwarder, reports) = Forwarder::new(&config.upstreams, self.client.clone(), trust);
         self.forwarder.replace(forwarder);
         Some(reports)
+    }
+
+    /// Learns of which networks this machine is part: their clients are local ones.
+    pub(super) fn look_at_networks(&self) {
+        match local_networks() {
+            Ok(networks) => self.answerer.set_networks(networks),
+            Err(error) => {
+                warn!(%error, "the networks of this machine cannot be listed; clients with other than private addresses are refused");
+            }
+        }
     }
 
     /// Begins a trust generation: sessions and answers of the one before are judged again.

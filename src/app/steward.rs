@@ -191,6 +191,7 @@ impl Steward {
                 }
             }
             Message::PathChanged => {
+                self.services.look_at_networks();
                 if let Some(forwarder) = self.services.forwarder.present() {
                     forwarder.path_changed();
                 }

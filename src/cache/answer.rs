@@ -1,8 +1,8 @@
 //! An upstream's answer in the form it is kept in.
 
 use crate::wire::{
-    Ede, Header, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type, finish,
-    flags, option, push_ede, split_option,
+    Ede, Header, Hop, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type,
+    finish, flags, option, push_ede, split_option,
 };
 
 /// The longest that a failure is remembered, in seconds. RFC 9520 section 3.2 allows up to five
@@ -169,14 +169,14 @@ impl Answer {
         self.octets.len()
     }
 
-    /// Writes the answer for the client who asked `query`, cut to `limit` octets, with `ede`
+    /// Writes the answer for the client who asked `query`, cut to what `hop` allows, with `ede`
     /// beside what the upstream said; what `out` held is replaced.
     pub fn write(
         &self,
         query: &Query<'_>,
         ttl: Ttl,
         ede: Option<(Ede, &str)>,
-        limit: usize,
+        hop: &Hop,
         out: &mut Vec<u8>,
     ) {
         out.clear();
@@ -202,7 +202,7 @@ impl Answer {
         if let Some(question) = out.get_mut(asked) {
             question.copy_from_slice(query.question);
         }
-        finish(out, query, Note { options: self.options(), ede }, limit);
+        finish(out, query, Note { options: self.options(), ede }, hop);
     }
 
     /// What the upstream said beside the answer: EDE options, whole (RFC 8914).

@@ -7,7 +7,7 @@ use hickory_proto::rr::{Name as HickoryName, RData, Record, RecordType};
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{Ede, Rcode};
+use crate::wire::{Ede, Hop, Rcode};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -304,7 +304,7 @@ proptest! {
             let packet = packet("a.b.");
             let mut out = Vec::new();
             let query = Query::parse(&packet).unwrap();
-            answer.write(&query, Ttl::Aged(7), None, 65_535, &mut out);
+            answer.write(&query, Ttl::Aged(7), None, &Hop::of(65_535), &mut out);
             prop_assert!(out.len() <= 65_535);
         }
     }
@@ -398,7 +398,7 @@ impl Lab {
 fn read(answer: &Answer, name: &str, ttl: Ttl) -> Message {
     let packet = packet(name);
     let mut out = Vec::new();
-    answer.write(&Query::parse(&packet).unwrap(), ttl, None, 65_535, &mut out);
+    answer.write(&Query::parse(&packet).unwrap(), ttl, None, &Hop::of(65_535), &mut out);
     Message::from_vec(&out).unwrap()
 }
 

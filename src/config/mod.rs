@@ -9,6 +9,8 @@ mod value;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
@@ -65,6 +67,10 @@ pub struct State {
 pub struct Dns {
     /// Addresses for UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// Whose questions are answered, over whatever transport.
+    pub clients: Vec<ClientNetwork>,
+    /// Questions a second that one address may ask over UDP; 0: any number.
+    pub rate: u32,
     /// What clients without encryption are given.
     pub plaintext: Plaintext,
     /// Longest time a fresh answer is kept, in seconds.
@@ -75,6 +81,17 @@ pub struct Dns {
     pub cache_bytes: usize,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
+}
+
+/// Clients that are answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientNetwork {
+    /// Everybody.
+    Any,
+    /// Private networks, and those that this machine is part of.
+    Local,
+    /// Those of one network.
+    Network(IpNet),
 }
 
 /// What clients without encryption are given.

@@ -8,12 +8,14 @@ use toml::de::DeTable;
 use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
-    CertificateFiles, Clock, ClockMode, Config, Control, Dns, Doh, Dot, Log, Ntp, Parsed,
-    Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
+    CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Dot, Log, Ntp,
+    Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
 
+/// Questions a second beyond which a limit is none.
+const RATE_MAX: u32 = 10_000;
 /// A week, the longest TTL worth keeping (RFC 8767 section 4).
 const WEEK: u32 = 604_800;
 /// The longest path a socket can be bound to (`sun_path` less its final zero).
@@ -117,6 +119,10 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
 fn read_dns(table: &mut Table<'_, '_>) -> Dns {
     Dns {
         listen: listen(table, 53),
+        clients: table
+            .texts("clients", value::clients)
+            .unwrap_or_else(|| vec![ClientNetwork::Local]),
+        rate: table.number("rate", 0..=RATE_MAX).unwrap_or(1000),
         plaintext: table
             .choice(
                 "plaintext",

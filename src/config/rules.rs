@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::tree::Notes;
-use crate::config::{Clock, Config, Source, Transport};
+use crate::config::{ClientNetwork, Clock, Config, Source, Transport};
 use crate::wire::Name;
 
 /// Reports what is wrong or doubtful in `config` as a whole.
@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
         upstreams_differ(config, notes);
         quorum_holds(&config.clock, notes);
         witnesses_differ(config, notes);
+        clients_are_limited(config, notes);
     }
 }
 
@@ -94,6 +95,18 @@ fn sources_twice(clock: &Clock, notes: &mut Notes) {
             let place = notes.places.at(&format!("clock.source[{index}].address"));
             notes.report.error(place, message, "remove one of the two");
         }
+    }
+}
+
+/// Whoever may be asked for anything by anybody is used against others.
+fn clients_are_limited(config: &Config, notes: &mut Notes) {
+    let any = config.dns.clients.iter().position(|network| *network == ClientNetwork::Any);
+    if let (Some(at), 0) = (any, config.dns.rate) {
+        notes.report.warn(
+            notes.places.at(&format!("dns.clients[{at}]")),
+            "everybody may ask any number of questions: attacks on others will use this machine",
+            "set `dns.rate`, or write \"local\" and the networks of your own",
+        );
     }
 }
 

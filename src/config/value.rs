@@ -3,6 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
+use crate::config::ClientNetwork;
 use crate::config::tree::Wrong;
 use crate::wire::Name;
 
@@ -36,6 +39,35 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Wrong> {
         ));
     }
     Ok(address)
+}
+
+/// Clients that are answered: a word, or a network in CIDR notation (RFC 4632 section 3.1).
+pub(super) fn clients(text: &str) -> Result<ClientNetwork, Wrong> {
+    match text {
+        "any" => return Ok(ClientNetwork::Any),
+        "local" => return Ok(ClientNetwork::Local),
+        _ => {}
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(ClientNetwork::Network(address.into()));
+    }
+    let network = text.parse::<IpNet>().map_err(|_| {
+        Wrong::new(
+            format!("`{text}` is not a network"),
+            "write \"local\", \"any\", or a network like \"192.168.7.0/24\" or \"2001:db8:7::/48\"",
+        )
+    })?;
+    if network.trunc() != network {
+        return Err(Wrong::new(
+            format!("`{text}` is an address within a network"),
+            format!(
+                "write \"{}\" for the network, or \"{}\" for the one client",
+                network.trunc(),
+                network.addr()
+            ),
+        ));
+    }
+    Ok(ClientNetwork::Network(network))
 }
 
 /// An address and port to listen on.

@@ -9,6 +9,8 @@
 //! cannot answer goes to [`Answerer::answer`], which gives the same answer to
 //! the same question, octet for octet.
 
+mod clients;
+mod cookie;
 mod counters;
 mod flight;
 mod settings;
@@ -16,6 +18,7 @@ mod settings;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use tokio::runtime::Handle;
 
 pub use counters::{Counters, Counts};
@@ -28,11 +31,13 @@ use crate::config::Plaintext;
 use crate::names::Started;
 use crate::node::ports::Clock;
 use crate::wire::{
-    Class, Ede, Header, MAX_NAME, Message, Name, Note, Query, Rcode, Reply, Section, Type,
-    UDP_PAYLOAD, malformed,
+    Class, Ede, Header, Hop, MAX_NAME, Message, Name, Note, Query, Rcode, Reply, Section, Type,
+    UDP_PAYLOAD, bad_cookie, malformed, truncated,
 };
+use cookie::Cookies;
 use counters::count;
 use flight::{Flights, failure, landed};
+use settings::InForce;
 
 /// Time to live of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
@@ -43,7 +48,8 @@ const MINIMAL_ANY: (&[u8], u32) = (b"\x07RFC8482\0", 3600);
 /// Answers questions. One serves all listeners.
 #[derive(Debug)]
 pub struct Answerer {
-    settings: ArcSwap<AnswerSettings>,
+    in_force: ArcSwap<InForce>,
+    cookies: Cookies,
     flights: Arc<Flights>,
 }
 
@@ -59,7 +65,8 @@ impl Answerer {
     ) -> Self {
         cache.set_stale(settings.stale);
         Self {
-            settings: ArcSwap::from_pointee(settings),
+            in_force: ArcSwap::from_pointee(InForce::new(settings, clock.mono())),
+            cookies: Cookies::new(),
             flights: Arc::new(Flights::new(cache, forward, clock, runtime)),
         }
     }
@@ -67,7 +74,14 @@ impl Answerer {
     /// Puts other settings in force. Answers are kept, under the times to live they came with.
     pub fn reload(&self, settings: AnswerSettings) {
         self.flights.cache.set_stale(settings.stale);
-        self.settings.store(Arc::new(settings));
+        let (settings, now) = (Arc::new(settings), self.flights.clock.mono());
+        self.in_force.rcu(|before| before.with_settings(&settings, now));
+    }
+
+    /// Tells of which networks this machine is part: their clients count as local ones.
+    pub fn set_networks(&self, on_link: Vec<IpNet>) {
+        let on_link = Arc::from(on_link);
+        self.in_force.rcu(|before| before.with_networks(&on_link));
     }
 
     /// What became of the questions so far.
@@ -84,12 +98,27 @@ impl Answerer {
 
     /// Answers a packet without waiting, if that is possible. The reply replaces what `out`
     /// held; a buffer that is kept is not allocated again.
+    ///
+    /// Whoever asks more than the rate allows over UDP is told to prove its address: by a cookie
+    /// (RFC 7873) if it speaks of them, else by asking over TCP.
     pub fn quick(&self, packet: &[u8], client: &Client, out: &mut Vec<u8>) -> Quick {
         let query = match self.parse(packet, out) {
             Ok(query) => query,
             Err(done) => return done,
         };
-        match self.decide(&self.settings.load(), &query, client, out) {
+        let in_force = self.in_force.load();
+        let (hop, proven) = self.hop(&in_force.settings, &query, client);
+        let address = client.address.ip();
+        if client.protocol == Protocol::Udp
+            && !proven
+            && !in_force.within_rate(address, self.flights.clock.mono())
+        {
+            count(&self.flights.counters.limited);
+            let ask_again = if hop.cookie.is_some() { bad_cookie } else { truncated };
+            ask_again(&query, &hop, out);
+            return Quick::Reply;
+        }
+        match self.decide(&in_force, &query, client, &hop, out) {
             Step::Ask(_) | Step::Chase(_) => Quick::Slow,
             Step::Done => Quick::Reply,
         }
@@ -104,19 +133,61 @@ impl Answerer {
             Ok(query) => query,
             Err(done) => return (done == Quick::Reply).then_some(out),
         };
-        let settings = self.settings.load_full();
-        let limit = reply_limit(&query, client);
-        match self.decide(&settings, &query, client, &mut out) {
+        let in_force = self.in_force.load_full();
+        let settings = &in_force.settings;
+        let (hop, _) = self.hop(settings, &query, client);
+        match self.decide(&in_force, &query, client, &hop, &mut out) {
             Step::Done => {}
             Step::Ask(stale) => {
-                let found = self.ask(&settings, &Key::of(&query), stale).await;
-                found.answer.write(&query, found.ttl, found.ede, limit, &mut out);
+                let found = self.ask(settings, &Key::of(&query), stale).await;
+                found.answer.write(&query, found.ttl, found.ede, &hop, &mut out);
             }
             Step::Chase(target) => {
-                self.chase(&settings, &query, target, limit, &mut out).await;
+                self.chase(settings, &query, target, &hop, &mut out).await;
             }
         }
         Some(out)
+    }
+
+    /// Answers a packet from the cache, however old what it holds is, if it may be given out at
+    /// all: for when there is no room to wait for anything better. False if there is nothing.
+    pub fn stale(&self, packet: &[u8], client: &Client, out: &mut Vec<u8>) -> bool {
+        let Ok(query) = Query::parse(packet) else { return false };
+        let in_force = self.in_force.load();
+        let (hop, _) = self.hop(&in_force.settings, &query, client);
+        let Step::Ask(Some(stale)) = self.decide(&in_force, &query, client, &hop, out) else {
+            return false;
+        };
+        count(&self.flights.counters.stale);
+        let found = Found::stale(stale);
+        found.answer.write(&query, found.ttl, found.ede, &hop, out);
+        true
+    }
+
+    /// What holds for the reply whatever it says, and whether a cookie proves that the client is
+    /// where it says it is.
+    fn hop(&self, settings: &AnswerSettings, query: &Query<'_>, client: &Client) -> (Hop, bool) {
+        let mut hop = Hop::of(reply_limit(query, client));
+        let Some(edns) = query.edns else { return (hop, false) };
+        let mut proven = false;
+        if let Some(cookie) = edns.cookie {
+            // Serial numbers wrap (RFC 1982), and so may the seconds.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "see above"
+            )]
+            let now = self.flights.clock.utc().secs() as u32;
+            let checked = self.cookies.check(cookie, client.address.ip(), now);
+            proven = checked.is_some_and(|checked| checked.valid);
+            hop.cookie = checked.map(|checked| checked.reply);
+        }
+        if edns.keepalive && matches!(client.protocol, Protocol::Dot | Protocol::Tcp) {
+            let tenths = settings.idle.as_millis() / 100;
+            hop.keepalive = Some(u16::try_from(tenths).unwrap_or(u16::MAX));
+        }
+        hop.padded = edns.padded && !client.protocol.is_plaintext();
+        (hop, proven)
     }
 
     fn parse<'p>(&self, packet: &'p [u8], out: &mut Vec<u8>) -> Result<Query<'p>, Quick> {
@@ -134,17 +205,24 @@ impl Answerer {
     /// Everything that needs no waiting.
     fn decide<'s>(
         &self,
-        settings: &'s AnswerSettings,
+        in_force: &'s InForce,
         query: &Query<'_>,
         client: &Client,
+        hop: &Hop,
         out: &mut Vec<u8>,
     ) -> Step<'s> {
         let counters = &self.flights.counters;
-        let limit = reply_limit(query, client);
+        let settings = &*in_force.settings;
+        if !in_force.serves(client.address.ip()) {
+            let note = Note::ede(Ede::Prohibited, "clients of this network are not answered");
+            Reply::new(query, Rcode::REFUSED, out).finish(query, note, hop);
+            count(&counters.denied);
+            return Step::Done;
+        }
         let plaintext =
             if client.protocol.is_plaintext() { settings.plaintext } else { Plaintext::Serve };
         if let Some((rcode, note)) = refusal(query, plaintext) {
-            Reply::new(query, rcode, out).finish(query, note, limit);
+            Reply::new(query, rcode, out).finish(query, note, hop);
             count(&counters.refused);
             return Step::Done;
         }
@@ -152,7 +230,7 @@ impl Answerer {
             let (rdata, ttl) = MINIMAL_ANY;
             let mut reply = Reply::new(query, Rcode::NOERROR, out);
             reply.record(Section::Answer, Header::LEN, Type::HINFO, ttl, rdata);
-            reply.finish(query, Note::default(), limit);
+            reply.finish(query, Note::default(), hop);
             count(&counters.local);
             return Step::Done;
         }
@@ -161,19 +239,19 @@ impl Answerer {
             if let Some(target) = chain_to.filter(|_| plaintext == Plaintext::Serve) {
                 return Step::Chase(target);
             }
-            reply.finish(query, Note::default(), limit);
+            reply.finish(query, Note::default(), hop);
             count(&counters.local);
             return Step::Done;
         }
         if plaintext == Plaintext::LocalOnly {
             let note = Note::ede(Ede::Prohibited, "unencrypted, only local names are answered");
-            Reply::new(query, Rcode::REFUSED, out).finish(query, note, limit);
+            Reply::new(query, Rcode::REFUSED, out).finish(query, note, hop);
             count(&counters.refused);
             return Step::Done;
         }
         match self.cached(settings, &Key::of(query)) {
             Ok(found) => {
-                found.answer.write(query, found.ttl, found.ede, limit, out);
+                found.answer.write(query, found.ttl, found.ede, hop, out);
                 Step::Done
             }
             Err(stale) => Step::Ask(stale),
@@ -259,7 +337,7 @@ impl Answerer {
         settings: &AnswerSettings,
         query: &Query<'_>,
         target: &Name,
-        limit: usize,
+        hop: &Hop,
         out: &mut Vec<u8>,
     ) {
         let mut question = Vec::with_capacity(MAX_NAME + 4);
@@ -280,13 +358,17 @@ impl Answerer {
                 reply.copy(message, &record, found.ttl.of(record.ttl));
             }
         }
-        reply.finish(query, Note { options: found.answer.options(), ede: found.ede }, limit);
+        reply.finish(query, Note { options: found.answer.options(), ede: found.ede }, hop);
     }
 }
 
 impl listen::Answer for Answerer {
     fn quick(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Quick {
         Self::quick(self, query, client, reply)
+    }
+
+    fn stale(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> bool {
+        Self::stale(self, query, client, reply)
     }
 
     fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<Vec<u8>>> {

@@ -15,7 +15,7 @@ use crate::dns::{BoxFuture, Client};
 use crate::names::{Entry, Names};
 use crate::node::ports::Clock;
 use crate::tls::{CertStore, server_config};
-use crate::wire::{Header, Note, Query, Rcode, Reply, Section, Type, malformed};
+use crate::wire::{Header, Hop, Note, Query, Rcode, Reply, Section, Type, malformed};
 
 /// A resolver that speaks one encrypted transport.
 #[derive(Debug)]
@@ -81,14 +81,14 @@ impl Zone {
 
     fn write(&self, query: &Query<'_>, reply: &mut Vec<u8>) {
         if let Some(known) = self.names.answer(query, reply) {
-            return known.reply.finish(query, Note::default(), WHOLE);
+            return known.reply.finish(query, Note::default(), &Hop::of(WHOLE));
         }
         let mut missing = Reply::new(query, Rcode::NXDOMAIN, reply).authoritative();
         // The root's own name is where the question's name ends. Without an SOA record
         // nobody could remember that the name does not exist (RFC 2308 section 5).
         let root_at = Header::LEN + query.name().len() - 1;
         missing.record(Section::Authority, root_at, Type::SOA, TTL, &ROOT_SOA);
-        missing.finish(query, Note::default(), WHOLE);
+        missing.finish(query, Note::default(), &Hop::of(WHOLE));
     }
 }
 

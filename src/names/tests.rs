@@ -5,7 +5,7 @@ use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{Note, Query};
+use crate::wire::{Hop, Note, Query};
 
 #[test]
 fn a_local_name_has_its_addresses_and_nothing_else() {
@@ -254,6 +254,6 @@ fn ask(names: &Names, name: &str, rtype: &str) -> Answered {
     let mut out = Vec::new();
     let started = names.answer(&query, &mut out).unwrap_or_else(|| panic!("{name} unknown"));
     let unresolved = started.chain_to.cloned();
-    started.reply.finish(&query, Note::default(), 65_535);
+    started.reply.finish(&query, Note::default(), &Hop::of(65_535));
     Answered { message: Message::from_vec(&out).unwrap(), unresolved }
 }

@@ -4,9 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Room for bursts while all threads are busy. The kernel halves or caps it as it likes.
@@ -86,6 +87,30 @@ pub fn local_addresses(wildcard: SocketAddr) -> io::Result<Vec<SocketAddr>> {
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+/// The networks that this machine is part of, loopback left out.
+///
+/// # Errors
+///
+/// If the kernel does not list its interfaces.
+pub fn local_networks() -> io::Result<Vec<IpNet>> {
+    let networks = getifaddrs()?.filter_map(|interface| {
+        let (address, mask) = (interface.address?, interface.netmask?);
+        let ip =
+            |address: &SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6())
+            {
+                (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+                (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+                _ => None,
+            };
+        let address = ip(&address).filter(|address| !address.is_loopback())?;
+        IpNet::with_netmask(address, ip(&mask)?).ok().map(|network| network.trunc())
+    });
+    let mut networks: Vec<_> = networks.collect();
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
 }
 
 /// What a person can do about an address that cannot be bound.

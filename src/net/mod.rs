@@ -3,6 +3,7 @@
 pub mod bind;
 mod datagram;
 mod open;
+pub mod rate;
 mod serve;
 
 pub use datagram::{BATCH, Batch, Datagram, MAX_DATAGRAM, Peer, Sent, Socket};

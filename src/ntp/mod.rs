@@ -2,6 +2,5 @@
 
 pub mod client;
 pub mod engine;
-pub mod rate;
 pub mod server;
 pub mod wire;

@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::clock::{NtpStatus, UnixTime};
+use crate::net::rate::{Limiter, Rate};
 use crate::net::{Datagram, Handler, Socket};
 use crate::node::ports::Clock;
-use crate::ntp::rate::{Limiter, Rate, Verdict};
 use crate::ntp::wire::{
     self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER, STRATUM_UNSYNCHRONIZED,
 };
@@ -115,6 +115,9 @@ pub struct TimeServer {
     clock: Arc<dyn Clock>,
     status: Arc<ArcSwap<NtpStatus>>,
     limiter: Option<Limiter>,
+    start: Instant,
+    /// Milliseconds since `start` before which no kiss is sent.
+    next_kiss: AtomicU64,
     counts: Counts,
 }
 
@@ -143,8 +146,10 @@ impl TimeServer {
     /// Without a `rate` nobody is limited.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, status: Arc<ArcSwap<NtpStatus>>, rate: Option<Rate>) -> Self {
-        let limiter = rate.map(|rate| Limiter::new(rate, clock.mono()));
-        Self { clock, status, limiter, counts: Counts::default() }
+        let start = clock.mono();
+        let limiter = rate.map(|rate| Limiter::new(rate, start));
+        let (next_kiss, counts) = (AtomicU64::new(0), Counts::default());
+        Self { clock, status, limiter, start, next_kiss, counts }
     }
 
     /// What became of the packets so far.
@@ -155,25 +160,22 @@ impl TimeServer {
 
     fn answer(&self, question: &[u8], from: IpAddr) -> Option<[u8; HEADER_LEN]> {
         let received = self.clock.mono();
-        let verdict =
-            self.limiter.as_ref().map_or(Verdict::Answer, |limit| limit.judge(from, received));
-        let (answer, count) = match verdict {
-            Verdict::Answer => {
-                let status = self.status.load();
-                let count = if status.synchronized {
-                    &self.counts.answered
-                } else {
-                    &self.counts.unsynchronized
-                };
-                let sent = self.clock.mono();
-                let utc = |at| self.clock.utc_at(at);
-                (respond(question, &status, utc(received), utc(sent), sent), count)
-            }
-            Verdict::Drop => {
-                self.counts.limited.fetch_add(1, Ordering::Relaxed);
-                return None;
-            }
-            Verdict::Kiss => (kiss_rate(question), &self.counts.kissed),
+        let limited = self.limiter.as_ref().is_some_and(|limiter| !limiter.take(from, received));
+        let (answer, count) = if !limited {
+            let status = self.status.load();
+            let count = if status.synchronized {
+                &self.counts.answered
+            } else {
+                &self.counts.unsynchronized
+            };
+            let sent = self.clock.mono();
+            let utc = |at| self.clock.utc_at(at);
+            (respond(question, &status, utc(received), utc(sent), sent), count)
+        } else if self.may_kiss(received) {
+            (kiss_rate(question), &self.counts.kissed)
+        } else {
+            self.counts.limited.fetch_add(1, Ordering::Relaxed);
+            return None;
         };
         let count = match answer {
             Ok(_) => count,
@@ -183,6 +185,17 @@ impl TimeServer {
         };
         count.fetch_add(1, Ordering::Relaxed);
         answer.ok()
+    }
+
+    /// Whether a kiss may be sent, whoever it is for: a forged address must not be flooded with
+    /// them either.
+    fn may_kiss(&self, now: Instant) -> bool {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now.saturating_duration_since(self.start));
+        let kiss = self.next_kiss.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            (next <= now).then_some(now + millis(KISS_INTERVAL))
+        });
+        kiss.is_ok()
     }
 }
 
@@ -194,11 +207,18 @@ impl Handler for TimeServer {
     }
 }
 
+/// Room for a burst at start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine
+/// behind one address translator, and far above what they ask in the long run.
+pub const RATE: Rate = Rate { per_second: 16, burst: 64 };
+
+/// Kisses go out no more often.
+const KISS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// log2 of what one reading of the clock may be off, in seconds: about a microsecond.
 const PRECISION: i8 = -20;
 
 /// RFC 5905 section 7.2: MAXDISP, the dispersion of a clock that was never set.
-const MAX_DISPERSION: std::time::Duration = std::time::Duration::from_secs(16);
+const MAX_DISPERSION: Duration = Duration::from_secs(16);
 
 /// log2 of the poll interval a kissed client is asked to keep, in seconds.
 const KISS_POLL: i8 = 6;

@@ -18,7 +18,7 @@ pub(crate) use query::split_option;
 pub use query::{Edns, Malformed, Query};
 pub use registry::{Class, Ede, Opcode, Rcode, Section, Type, option};
 pub(crate) use reply::push_ede;
-pub use reply::{Note, Reply, UDP_PAYLOAD, finish, malformed};
+pub use reply::{Hop, Note, Reply, UDP_PAYLOAD, bad_cookie, finish, malformed, truncated};
 
 #[cfg(test)]
 mod tests;

@@ -28,8 +28,13 @@ pub struct Edns<'p> {
     pub udp_size: u16,
     /// DNSSEC records are wanted (RFC 3225).
     pub dnssec_ok: bool,
-    /// The content of its cookie option (RFC 7873).
+    /// The content of its cookie option: 8 octets of its own, and 8 to 32 of a server's
+    /// behind them if it has any (RFC 7873 section 4).
     pub cookie: Option<&'p [u8]>,
+    /// It asks for how long an idle connection is kept (RFC 7828).
+    pub keepalive: bool,
+    /// Its question is padded (RFC 7830).
+    pub padded: bool,
 }
 
 /// Why a packet is no question that could be answered.
@@ -135,18 +140,33 @@ impl<'p> Edns<'p> {
         if version != 0 {
             return Err(Rcode::BADVERS);
         }
-        let mut cookie = None;
+        let mut edns = Self {
+            udp_size: record.class.0,
+            dnssec_ok: high & 0x80 != 0,
+            cookie: None,
+            keepalive: false,
+            padded: false,
+        };
         let mut rest = record.rdata;
         while let Some((code, content, tail)) = split_option(rest) {
-            if code == option::COOKIE {
-                cookie = Some(content);
+            match code {
+                // Of several, the first counts (RFC 7873 section 5.2).
+                option::COOKIE if edns.cookie.is_none() => {
+                    if !matches!(content.len(), 8 | 16..=40) {
+                        return Err(Rcode::FORMERR);
+                    }
+                    edns.cookie = Some(content);
+                }
+                option::TCP_KEEPALIVE => edns.keepalive = true,
+                option::PADDING => edns.padded = true,
+                _ => {}
             }
             rest = tail;
         }
         if !rest.is_empty() {
             return Err(Rcode::FORMERR);
         }
-        Ok(Self { udp_size: record.class.0, dnssec_ok: high & 0x80 != 0, cookie })
+        Ok(edns)
     }
 }
 

@@ -82,6 +82,8 @@ impl Rcode {
     pub const REFUSED: Self = Self(5);
     /// The server does not speak this version of EDNS.
     pub const BADVERS: Self = Self(16);
+    /// The client is to ask again, with the server cookie in the reply (RFC 7873).
+    pub const BADCOOKIE: Self = Self(23);
 
     /// Whether this is an answer about the name, and not a failure to find one (RFC 8767 section 4).
     #[must_use]
@@ -100,6 +102,7 @@ impl fmt::Display for Rcode {
             Self::NOTIMP => f.write_str("NOTIMP"),
             Self::REFUSED => f.write_str("REFUSED"),
             Self::BADVERS => f.write_str("BADVERS"),
+            Self::BADCOOKIE => f.write_str("BADCOOKIE"),
             Self(code) => write!(f, "RCODE{code}"),
         }
     }
@@ -137,6 +140,10 @@ impl Ede {
 pub mod option {
     /// DNS cookie (RFC 7873).
     pub const COOKIE: u16 = 10;
+    /// How long an idle connection is kept (RFC 7828).
+    pub const TCP_KEEPALIVE: u16 = 11;
+    /// Padding (RFC 7830).
+    pub const PADDING: u16 = 12;
     /// Extended DNS Error (RFC 8914).
     pub const EDE: u16 = 15;
 }

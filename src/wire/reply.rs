@@ -9,6 +9,9 @@ use super::{
 /// path that matters (<https://www.dnsflagday.net/2020/>).
 pub const UDP_PAYLOAD: u16 = 1232;
 
+/// Replies are padded to multiples of this (RFC 8467 section 4.1).
+const PADDED_BLOCK: usize = 468;
+
 /// A compression pointer to the question's name (RFC 1035 section 4.1.4).
 const QUESTION_POINTER: u16 = 0xc00c;
 
@@ -19,6 +22,28 @@ pub struct Note<'n> {
     pub options: &'n [u8],
     /// Our own Extended DNS Error, with a text for people.
     pub ede: Option<(Ede, &'n str)>,
+}
+
+/// What holds for whatever reply goes to one client: how long it may be, and the options that
+/// are for this hop alone. Options are left out if the client sent no OPT record.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Octets of the whole reply at most.
+    pub limit: usize,
+    /// Client cookie and server cookie (RFC 7873 section 4).
+    pub cookie: Option<[u8; 24]>,
+    /// For how long the connection may be idle, in units of 100 ms (RFC 7828 section 3.1).
+    pub keepalive: Option<u16>,
+    /// Whether the reply's length is hidden among others (RFC 8467 section 4.1).
+    pub padded: bool,
+}
+
+impl Hop {
+    /// A length and no options.
+    #[must_use]
+    pub const fn of(limit: usize) -> Self {
+        Self { limit, cookie: None, keepalive: None, padded: false }
+    }
 }
 
 impl<'n> Note<'n> {
@@ -139,32 +164,47 @@ impl<'o> Reply<'o> {
         skip_name(message, at)
     }
 
-    /// Completes the reply, cut to `limit` octets.
-    pub fn finish(self, query: &Query<'_>, note: Note<'_>, limit: usize) {
+    /// Completes the reply, cut to what `hop` allows.
+    pub fn finish(self, query: &Query<'_>, note: Note<'_>, hop: &Hop) {
         self.header.patch(self.out);
-        finish(self.out, query, note, limit);
+        finish(self.out, query, note, hop);
     }
 }
 
 /// Completes a message that ends behind its last record: appends the OPT record that answers
-/// the client's, and cuts the whole to `limit` octets.
+/// the client's, and cuts the whole to what `hop` allows.
 ///
 /// What does not fit is left out as a whole: the reply keeps the question and the OPT record
 /// and has TC set, so that the client asks over TCP (RFC 2181 section 9).
-pub fn finish(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>, limit: usize) {
+pub fn finish(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>, hop: &Hop) {
     let Some(header) = Header::read(out) else { return };
     let whole = out.len();
-    if append_opt(out, query, note) <= limit {
+    if append_opt(out, query, note, hop) <= hop.limit {
         return;
     }
     out.truncate(whole.min(Header::LEN + query.question.len()));
     Header { counts: [1, 0, 0, 0], ..header }.with(flags::TC, true).patch(out);
     let question_end = out.len();
-    if append_opt(out, query, note) > limit {
+    if append_opt(out, query, note, hop) > hop.limit {
         out.truncate(question_end);
         Header { counts: [1, 0, 0, 0], ..header }.with(flags::TC, true).patch(out);
-        append_opt(out, query, Note::default());
+        append_opt(out, query, Note::default(), hop);
     }
+}
+
+/// Writes the reply that has only the client's question and TC set: it asks again over TCP.
+pub fn truncated(query: &Query<'_>, hop: &Hop, out: &mut Vec<u8>) {
+    let mut reply = Reply::new(query, Rcode::NOERROR, out);
+    reply.header = reply.header.with(flags::TC, true);
+    reply.finish(query, Note::default(), hop);
+}
+
+/// Writes the reply that tells a client to ask again with the cookie in it
+/// (RFC 7873 section 5.2.3).
+pub fn bad_cookie(query: &Query<'_>, hop: &Hop, out: &mut Vec<u8>) {
+    let reply = Reply::new(query, Rcode::BADCOOKIE, out);
+    reply.header.patch(reply.out);
+    push_opt(out, Rcode::BADCOOKIE, query.dnssec_ok(), Note::default(), hop);
 }
 
 /// Writes the reply to a packet that is no question; false if there must be none.
@@ -183,20 +223,20 @@ pub fn malformed(packet: &[u8], why: Malformed<'_>, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(question);
     // Codes above 15 do not fit the header: the OPT record holds their upper bits.
     if rcode.0 > 0xf {
-        push_opt(out, rcode, false, Note::default());
+        push_opt(out, rcode, false, Note::default(), &Hop::of(usize::MAX));
     }
     true
 }
 
 /// Appends the OPT record if the client sent one; returns the message's length.
-fn append_opt(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>) -> usize {
+fn append_opt(out: &mut Vec<u8>, query: &Query<'_>, note: Note<'_>, hop: &Hop) -> usize {
     if let Some(edns) = query.edns {
-        push_opt(out, Rcode::NOERROR, edns.dnssec_ok, note);
+        push_opt(out, Rcode::NOERROR, edns.dnssec_ok, note, hop);
     }
     out.len()
 }
 
-fn push_opt(out: &mut Vec<u8>, rcode: Rcode, dnssec_ok: bool, note: Note<'_>) {
+fn push_opt(out: &mut Vec<u8>, rcode: Rcode, dnssec_ok: bool, note: Note<'_>, hop: &Hop) {
     let [_, extended] = (rcode.0 >> 4).to_be_bytes();
     let [_, t1] = Type::OPT.0.to_be_bytes();
     let [s0, s1] = UDP_PAYLOAD.to_be_bytes();
@@ -206,6 +246,15 @@ fn push_opt(out: &mut Vec<u8>, rcode: Rcode, dnssec_ok: bool, note: Note<'_>) {
     out.extend_from_slice(note.options);
     if let Some((code, text)) = note.ede {
         push_ede(out, code, text);
+    }
+    if let Some(cookie) = hop.cookie {
+        push_option(out, option::COOKIE, &cookie);
+    }
+    if let Some(keepalive) = hop.keepalive {
+        push_option(out, option::TCP_KEEPALIVE, &keepalive.to_be_bytes());
+    }
+    if hop.padded {
+        push_padding(out, hop.limit);
     }
     let len = u16::try_from(out.len() - options_at).unwrap_or_else(|_| {
         out.truncate(options_at);
@@ -217,6 +266,24 @@ fn push_opt(out: &mut Vec<u8>, rcode: Rcode, dnssec_ok: bool, note: Note<'_>) {
         let counts = [questions, answers, authorities, additionals.saturating_add(1)];
         Header { counts, ..header }.patch(out);
     }
+}
+
+/// Fills the message up to a whole number of blocks, or to `limit` (RFC 7830 section 3).
+fn push_padding(out: &mut Vec<u8>, limit: usize) {
+    const ZEROS: [u8; PADDED_BLOCK] = [0; PADDED_BLOCK];
+    let unpadded = out.len() + 4;
+    if let Some(room) = limit.checked_sub(unpadded) {
+        let fill = unpadded.next_multiple_of(PADDED_BLOCK) - unpadded;
+        push_option(out, option::PADDING, &ZEROS[..fill.min(room)]);
+    }
+}
+
+fn push_option(out: &mut Vec<u8>, code: u16, content: &[u8]) {
+    let len = u16::try_from(content.len()).unwrap_or_default();
+    for word in [code, len] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(&content[..usize::from(len)]);
 }
 
 /// Appends an Extended DNS Error option (RFC 8914 section 2).

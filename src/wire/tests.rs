@@ -37,7 +37,7 @@ proptest! {
             Ok(query) => Reply::new(&query, Rcode::REFUSED, &mut out).finish(
                 &query,
                 Note::default(),
-                usize::MAX,
+                &Hop::of(usize::MAX),
             ),
             Err(why) => _ = malformed(&octets, why, &mut out),
         }
@@ -105,7 +105,7 @@ proptest! {
             reply.record(Section::Answer, Header::LEN, Type::A, *ttl & 0x7fff_ffff, address);
         }
         let note = text.as_deref().map_or_else(Note::default, |text| Note::ede(Ede::Other, text));
-        reply.finish(&query, note, limit);
+        reply.finish(&query, note, &Hop::of(limit));
 
         prop_assert!(out.len() <= limit);
         let read = Hickory::from_vec(&out).unwrap();
@@ -142,7 +142,7 @@ proptest! {
                 reply.copy(&octets, &record, record.ttl);
             }
         }
-        reply.finish(&query, Note::default(), usize::MAX);
+        reply.finish(&query, Note::default(), &Hop::of(usize::MAX));
 
         let plain = |octets: &[u8]| {
             let message = Hickory::from_vec(octets).unwrap();

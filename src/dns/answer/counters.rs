@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts since the start. Every question ends in exactly one of the first eight.
+        /// Counts since the start. Every question ends in exactly one of the first ten.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub(super) $name: AtomicU64,)*
@@ -31,6 +31,10 @@ counters! {
     dropped,
     /// Questions that could not be read, answered with an error.
     malformed,
+    /// Questions refused because of the network they came from.
+    denied,
+    /// Questions beyond the rate, answered with TC or BADCOOKIE.
+    limited,
     /// Questions refused by policy or for what they ask.
     refused,
     /// Answered from local and special names.

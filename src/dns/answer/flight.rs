@@ -1,11 +1,12 @@
 //! Questions on their way to an upstream, each at most once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::counters::{Counters, count};
 use crate::cache::{Answer, Cache, Key, Provenance};
@@ -14,7 +15,7 @@ use crate::node::ports::Clock;
 use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
 
 /// Questions under way at once, and those who wait for one of them.
-const FLIGHTS_MAX: usize = 2_000;
+const FLIGHTS_MAX: usize = 1_000;
 const WAITERS_MAX: usize = 1_000;
 
 /// The longest that a question may be under way.
@@ -27,8 +28,8 @@ const FAILURE_TTL: u32 = 1;
 /// Where a question's answer arrives.
 pub(super) type Arrival = watch::Receiver<Option<Arc<Answer>>>;
 
-/// Where it is put, by [`Question`].
-type UnderWay = HashMap<Box<[u8]>, Arc<watch::Sender<Option<Arc<Answer>>>>>;
+/// Where it is put.
+type Landings = Arc<watch::Sender<Option<Arc<Answer>>>>;
 
 /// Asks upstreams, and lets everybody with the same question wait for the one answer.
 #[derive(Debug)]
@@ -54,9 +55,12 @@ impl Flights {
 
     /// Sends a question on its way, or joins it. It goes on when nobody waits any longer.
     ///
+    /// When as many are under way as may, the oldest gives way and fails: whoever answers it has
+    /// had the longest time to do so.
+    ///
     /// # Errors
     ///
-    /// If as many questions are under way, or as many wait for this one, as may.
+    /// If as many wait for this question as may.
     pub(super) fn join(
         self: &Arc<Self>,
         key: &Key<'_>,
@@ -64,29 +68,76 @@ impl Flights {
     ) -> Result<Arrival, ForwardError> {
         let question = Question::from(key);
         let mut under_way = self.under_way();
-        if let Some(sender) = under_way.get(&question.octets) {
-            let waiting = sender.receiver_count();
+        if let Some(flight) = under_way.flights.get(&question.octets) {
+            let waiting = flight.sender.receiver_count();
             if waiting >= WAITERS_MAX {
                 return Err(ForwardError::Busy(waiting));
             }
             count(&self.counters.shared);
-            return Ok(sender.subscribe());
+            return Ok(flight.sender.subscribe());
         }
-        if under_way.len() >= FLIGHTS_MAX {
-            return Err(ForwardError::Busy(under_way.len()));
-        }
+        let given_way = under_way.make_room();
         let (sender, arrival) = watch::channel(None);
         let sender = Arc::new(sender);
-        under_way.insert(question.octets.clone(), Arc::clone(&sender));
+        let number = under_way.next;
+        under_way.next += 1;
+        under_way.order.insert(number, question.octets.clone());
+        let octets = question.octets.clone();
+        let landing =
+            Landing { flights: Arc::clone(self), question, number, sender: Arc::clone(&sender) };
+        let task = self.runtime.spawn(landing.fly(max_ttl)).abort_handle();
+        under_way.flights.insert(octets, Flight { number, sender, task });
         drop(under_way);
         count(&self.counters.flights);
-        let landing = Landing { flights: Arc::clone(self), question, sender };
-        self.runtime.spawn(landing.fly(max_ttl));
+        if let Some((octets, flight)) = given_way {
+            count(&self.counters.shed);
+            let error = ForwardError::Busy(FLIGHTS_MAX);
+            let question = Question { octets };
+            let answer = failure(question.key().question, &error);
+            flight.sender.send_replace(Some(Arc::new(answer)));
+            flight.task.abort();
+        }
         Ok(arrival)
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The questions that are under way.
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// By the octets of [`Question`].
+    flights: HashMap<Box<[u8]>, Flight>,
+    /// By age, oldest first.
+    order: BTreeMap<u64, Box<[u8]>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    sender: Landings,
+    task: AbortHandle,
+}
+
+impl UnderWay {
+    /// Takes the oldest out if there is no room for one more.
+    fn make_room(&mut self) -> Option<(Box<[u8]>, Flight)> {
+        if self.flights.len() < FLIGHTS_MAX {
+            return None;
+        }
+        let (_, octets) = self.order.pop_first()?;
+        self.flights.remove_entry(&octets)
+    }
+
+    /// Takes out the flight of this number, and no other to the same question.
+    fn land(&mut self, octets: &[u8], number: u64) {
+        self.order.remove(&number);
+        if self.flights.get(octets).is_some_and(|flight| flight.number == number) {
+            self.flights.remove(octets);
+        }
     }
 }
 
@@ -147,7 +198,8 @@ impl From<&Key<'_>> for Question {
 struct Landing {
     flights: Arc<Flights>,
     question: Question,
-    sender: Arc<watch::Sender<Option<Arc<Answer>>>>,
+    number: u64,
+    sender: Landings,
 }
 
 impl Landing {
@@ -189,6 +241,6 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.flights.under_way().remove(&self.question.octets);
+        self.flights.under_way().land(&self.question.octets, self.number);
     }
 }

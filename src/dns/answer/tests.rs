@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::cache::ChainId;
 use crate::clock::UnixTime;
+use crate::config::ClientNetwork;
 use crate::dns::{BoxFuture, ForwardError, Forwarded};
 use crate::names::{Entry, Names};
 
@@ -352,18 +353,124 @@ async fn an_answer_in_use_is_refreshed_before_it_expires() {
 }
 
 #[tokio::test]
-async fn too_many_questions_under_way_are_turned_away_at_once() {
-    let lab = Lab::new(settings());
-    let waiting: Vec<_> = (0..2_000).map(|n| lab.spawn(query(&format!("n{n}.example.")))).collect();
-    while lab.answerer.counts().flights < 2_000 {
+async fn when_too_many_questions_are_under_way_the_oldest_gives_way() {
+    let mut lab = Lab::new(settings());
+    let oldest = lab.spawn(query("n0.example."));
+    let mut unanswered = vec![lab.upstream().await];
+    let waiting: Vec<_> = (1..1_000).map(|n| lab.spawn(query(&format!("n{n}.example.")))).collect();
+    while lab.answerer.counts().flights < 1_000 {
         tokio::task::yield_now().await;
     }
 
-    let reply = answer(&lab.answerer, &query("one.more."), Protocol::Udp).await.unwrap();
+    let newest = lab.spawn(query("one.more."));
 
-    assert!(ede(&reply).unwrap().1.contains("2000 questions"));
+    assert!(ede(&oldest.await.unwrap().unwrap()).unwrap().1.contains("1000 questions"));
     assert_eq!(lab.answerer.counts().shed, 1);
+    // The question that gave way may be asked again, and is another then.
+    let again = lab.spawn(query("n0.example."));
+    for _ in 0..1_001 {
+        let asked = lab.upstream().await;
+        let name = Hickory::from_vec(&asked.query).unwrap().queries[0].name().to_string();
+        if ["one.more.", "n0.example."].contains(&name.as_str()) {
+            asked.answer(&positive(&name, 300));
+        } else {
+            unanswered.push(asked);
+        }
+    }
+    assert_eq!(ttls(&newest.await.unwrap().unwrap()), [300]);
+    assert_eq!(ttls(&again.await.unwrap().unwrap()), [300]);
     drop(waiting);
+}
+
+#[tokio::test]
+async fn without_room_to_wait_outdated_data_is_given_out_at_once() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 60).await;
+    lab.clock.pass(Duration::from_secs(61));
+    let stale = |name: &str| {
+        let mut out = Vec::new();
+        let found = lab.answerer.stale(&query(name), &client(Protocol::Udp), &mut out);
+        found.then(|| Hickory::from_vec(&out).unwrap())
+    };
+
+    let read = stale("www.example.").unwrap();
+    assert_eq!((ttls(&read), ede(&read).unwrap().0), (vec![30], 3));
+    assert!(stale("www2.example.").is_none());
+}
+
+#[tokio::test]
+async fn clients_of_other_networks_are_refused() {
+    let lab = Lab::new(settings());
+    let code = |address: &str| {
+        let client = Client { address: address.parse().unwrap(), protocol: Protocol::Dot };
+        let mut out = Vec::new();
+        lab.answerer.quick(&query("pi.home.lan."), &client, &mut out);
+        let reply = Hickory::from_vec(&out).unwrap();
+        (reply.metadata.response_code, ede(&reply).map(|(code, _)| code))
+    };
+    let (served, refused) = ((ResponseCode::NoError, None), (ResponseCode::Refused, Some(18)));
+
+    assert_eq!(code("192.168.1.7:5353"), served);
+    assert_eq!(code("203.0.113.7:5353"), refused);
+    lab.answerer.set_networks(vec!["203.0.113.0/24".parse().unwrap()]);
+    assert_eq!(code("203.0.113.7:5353"), served);
+    // A reload knows the machine's networks too.
+    lab.answerer.reload(settings());
+    assert_eq!(code("203.0.113.7:5353"), served);
+    assert_eq!(lab.answerer.counts().denied, 1);
+}
+
+#[tokio::test]
+async fn who_asks_too_much_over_udp_proves_its_address_first() {
+    let lab = Lab::new(AnswerSettings { rate: 1, ..settings() });
+    let ask = |address: &str, protocol, cookie: Option<&[u8]>| {
+        let mut message = Hickory::from_vec(&query("pi.home.lan.")).unwrap();
+        if let (Some(edns), Some(cookie)) = (&mut message.edns, cookie) {
+            edns.options_mut().insert(EdnsOption::Unknown(10, cookie.to_vec()));
+        }
+        let client = Client { address: address.parse().unwrap(), protocol };
+        let mut out = Vec::new();
+        lab.answerer.quick(&message.to_vec().unwrap(), &client, &mut out);
+        Hickory::from_vec(&out).unwrap()
+    };
+    let answered = |reply: &Hickory| !reply.answers.is_empty();
+    let udp = |cookie| ask("192.168.1.7:5353", Protocol::Udp, cookie);
+    assert!(answered(&udp(None)) && answered(&udp(None)), "a burst passes");
+
+    let cut = udp(None);
+    assert!(cut.metadata.truncation && !answered(&cut));
+    let bad = udp(Some(b"cookie!!"));
+    assert_eq!((bad.metadata.response_code, answered(&bad)), (ResponseCode::BADCOOKIE, false));
+    let cookie = option(&bad, 10).unwrap();
+    assert_eq!((&cookie[..8], cookie.len()), (&b"cookie!!"[..], 24));
+    assert!(answered(&udp(Some(&cookie))), "the cookie is a proof");
+    assert!(answered(&ask("192.168.1.7:5353", Protocol::Tcp, None)), "TCP is a proof");
+    assert!(answered(&ask("192.168.1.8:5353", Protocol::Udp, None)), "others are not to blame");
+    assert!((0..9).all(|_| answered(&ask("127.0.0.1:5353", Protocol::Udp, None))));
+    assert_eq!(lab.answerer.counts().limited, 2);
+}
+
+#[tokio::test]
+async fn options_for_one_hop_are_answered_where_they_apply() {
+    let lab = Lab::new(settings());
+    let options = |protocol| {
+        let mut message = Hickory::from_vec(&query("pi.home.lan.")).unwrap();
+        let edns = message.edns.as_mut().unwrap();
+        for (code, content) in [(10, b"cookie!!".to_vec()), (11, vec![]), (12, vec![0; 9])] {
+            edns.options_mut().insert(EdnsOption::Unknown(code, content));
+        }
+        let mut out = Vec::new();
+        lab.answerer.quick(&message.to_vec().unwrap(), &client(protocol), &mut out);
+        let reply = Hickory::from_vec(&out).unwrap();
+        assert_eq!(option(&reply, 10).map(|cookie| cookie.len()), Some(24), "{protocol:?}");
+        (option(&reply, 11), option(&reply, 12).is_some().then_some(out.len() % 468))
+    };
+    let seconds_15 = Some(vec![0, 150]);
+
+    assert_eq!(options(Protocol::Udp), (None, None));
+    assert_eq!(options(Protocol::Tcp), (seconds_15.clone(), None));
+    assert_eq!(options(Protocol::Dot), (seconds_15, Some(0)));
+    assert_eq!(options(Protocol::Doh), (None, Some(0)));
 }
 
 #[tokio::test]
@@ -579,10 +686,13 @@ fn settings() -> AnswerSettings {
     let shop = Entry { cname: Some("shop.example".parse().unwrap()), ..entry("shop.home.lan") };
     AnswerSettings {
         names: Names::new(&[pi, shop], false),
+        clients: vec![ClientNetwork::Local],
+        rate: 0,
         plaintext: Plaintext::Serve,
         max_ttl: 86_400,
         stale: Duration::from_secs(86_400),
         patience: Duration::from_secs(60),
+        idle: Duration::from_secs(15),
     }
 }
 
@@ -630,10 +740,17 @@ fn ttls(message: &Hickory) -> Vec<u32> {
     message.all_sections().map(|record| record.ttl).collect()
 }
 
+/// The content of an EDNS option.
+fn option(message: &Hickory, code: u16) -> Option<Vec<u8>> {
+    let edns = message.edns.as_ref()?;
+    let option = edns.option(EdnsCode::from(code))?;
+    let EdnsOption::Unknown(_, content) = option else { panic!("{option:?}") };
+    Some(content.clone())
+}
+
 /// Code and text of the Extended DNS Error.
 fn ede(message: &Hickory) -> Option<(u16, String)> {
-    let edns = message.edns.as_ref()?;
-    let EdnsOption::Unknown(_, content) = edns.option(EdnsCode::Unknown(15))? else { return None };
+    let content = option(message, 15)?;
     let (code, text) = content.split_first_chunk::<2>()?;
     Some((u16::from_be_bytes(*code), String::from_utf8(text.to_vec()).unwrap()))
 }

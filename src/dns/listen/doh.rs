@@ -195,10 +195,11 @@ async fn answer(
             Err(StatusCode::BAD_REQUEST)
         }
         Quick::Slow => {
-            let _room = shared.room(query.len()).ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
-            shared.ask(query, client).await.map_err(|reason| match reason {
+            let Some(place) = shared.enter(&query, &client, &mut reply) else { return Ok(reply) };
+            shared.ask(query, client, &place).await.map_err(|reason| match reason {
                 NoAnswer::Dropped => StatusCode::BAD_REQUEST,
                 NoAnswer::Late => StatusCode::GATEWAY_TIMEOUT,
+                NoAnswer::Shed => StatusCode::SERVICE_UNAVAILABLE,
             })
         }
     }
@@ -229,7 +230,8 @@ async fn query(request: Request<Incoming>, shared: &Shared) -> Result<Vec<u8>, S
                 return Err(StatusCode::PAYLOAD_TOO_LARGE);
             }
             let len = len.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(MAX_MESSAGE);
-            let room = shared.bodies.try_acquire_many(kibibytes(len));
+            let room =
+                shared.bodies.try_acquire_many(u32::try_from(kibibytes(len)).unwrap_or(u32::MAX));
             let _room = room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
             let body = Limited::new(request.into_body(), MAX_MESSAGE).collect();
             match timeout(shared.limits.message, body).await {

@@ -5,6 +5,7 @@
 mod accept;
 mod admission;
 mod doh;
+mod queue;
 mod stream;
 mod udp;
 
@@ -17,10 +18,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::accept::{Kind, StreamListen};
 use self::admission::Admission;
+use self::queue::{Place, Queue};
 use self::udp::Udp;
 use crate::config::Config;
 use crate::dns::{BoxFuture, Client};
@@ -38,6 +40,12 @@ pub trait Answer: Debug + Send + Sync + 'static {
     /// `reply` is emptied, and holds the answer after [`Quick::Reply`]. Called
     /// on the thread that received the query; must not block.
     fn quick(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Quick;
+
+    /// Answers at once with what is outdated, if there is any such thing that may be given out;
+    /// `reply` is emptied, and holds the answer if so. Asked when there is no room to wait.
+    fn stale(&self, _query: &[u8], _client: &Client, _reply: &mut Vec<u8>) -> bool {
+        false
+    }
 
     /// Answers after asking whom it takes; `None` if there is to be no answer.
     ///
@@ -150,8 +158,10 @@ impl Default for Limits {
 pub struct Counters {
     /// Queries that got no answer because they were none, or by policy.
     pub dropped: AtomicU64,
-    /// Queries dropped because too many were waiting.
+    /// Queries dropped, the oldest first, because too many were waiting.
     pub shed: AtomicU64,
+    /// Queries answered with outdated data because too many were waiting.
+    pub shed_stale: AtomicU64,
     /// Queries whose answer was not found in time.
     pub late: AtomicU64,
     /// Connections accepted.
@@ -196,7 +206,7 @@ impl Listeners {
             limits,
             counters: Counters::default(),
             admission: Admission::new(limits.connections, limits.connections_per_address),
-            waiting: Arc::new(Semaphore::new(limits.waiting)),
+            queue: Queue::new(limits.waiting),
             bodies: Semaphore::new(limits.bodies),
             path: ArcSwap::from_pointee(places.path.clone()),
         });
@@ -232,11 +242,10 @@ impl Listeners {
     /// Returns whether that was enough time for all of them.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.reconfigure(&Places::default());
-        let all = u32::try_from(self.shared.limits.waiting).unwrap_or(u32::MAX);
         let finished = async {
             self.shared.admission.empty().await;
-            // Every permit is back when every slow answer has been sent.
-            let _ = self.shared.waiting.acquire_many(all).await;
+            // Every place is given back when every slow answer has been sent.
+            self.shared.queue.empty().await;
         };
         tokio::time::timeout(grace, finished).await.is_ok()
     }
@@ -292,7 +301,7 @@ struct Shared {
     limits: Limits,
     counters: Counters,
     admission: Arc<Admission>,
-    waiting: Arc<Semaphore>,
+    queue: Arc<Queue>,
     bodies: Semaphore,
     path: ArcSwap<String>,
 }
@@ -304,23 +313,41 @@ enum NoAnswer {
     Dropped,
     /// None was found in time.
     Late,
+    /// Too many were waiting.
+    Shed,
 }
 
 impl Shared {
-    /// Room for one more query of `len` octets to wait for its answer; held until that is sent.
-    fn room(&self, len: usize) -> Option<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.waiting).try_acquire_many_owned(kibibytes(len)).ok();
-        if room.is_none() {
-            count(&self.counters.shed);
+    /// A place for `query` to wait for its answer, held until that is sent. `None` if it need
+    /// not wait, for its answer is in `reply`.
+    ///
+    /// When all places are taken: outdated data if there is any, else the oldest gives way.
+    fn enter(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Option<Place> {
+        let cost = kibibytes(query.len());
+        if self.queue.is_full(cost) && self.answer.stale(query, client, reply) {
+            count(&self.counters.shed_stale);
+            return None;
         }
-        room
+        Some(self.queue.enter(cost).0)
     }
 
     /// Asks the slow side, within the deadline.
-    async fn ask(&self, query: Vec<u8>, client: Client) -> Result<Vec<u8>, NoAnswer> {
+    async fn ask(
+        &self,
+        query: Vec<u8>,
+        client: Client,
+        place: &Place,
+    ) -> Result<Vec<u8>, NoAnswer> {
         let _count = CountPanic(&self.counters.panics);
         let answer = self.answer.answer(query, client);
-        match tokio::time::timeout(self.limits.answer, answer).await {
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(self.limits.answer, answer) => answered,
+            () = place.displaced() => {
+                count(&self.counters.shed);
+                return Err(NoAnswer::Shed);
+            }
+        };
+        match answered {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => {
                 count(&self.counters.dropped);
@@ -335,8 +362,8 @@ impl Shared {
 }
 
 /// What `len` octets count for in a bound on memory.
-fn kibibytes(len: usize) -> u32 {
-    u32::try_from(len / 1024 + 1).unwrap_or(u32::MAX)
+const fn kibibytes(len: usize) -> usize {
+    len / 1024 + 1
 }
 
 /// Counts a panic that unwinds through its scope; the task's runtime catches it.

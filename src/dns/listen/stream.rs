@@ -163,15 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match self.link.shared.answer.quick(query, &self.client, &mut self.reply) {
                 Quick::Reply => put(&mut self.output, &self.reply),
                 Quick::Slow => {
-                    if let Some(room) = self.link.shared.room(query.len()) {
-                        let shared = Arc::clone(&self.link.shared);
-                        let (query, client) = (query.to_vec(), self.client);
-                        self.pending.spawn(async move {
-                            let answer = shared.ask(query, client).await.ok();
-                            drop(room);
-                            answer
-                        });
-                    }
+                    let shared = &self.link.shared;
+                    let Some(place) = shared.enter(query, &self.client, &mut self.reply) else {
+                        put(&mut self.output, &self.reply);
+                        continue;
+                    };
+                    let shared = Arc::clone(&self.link.shared);
+                    let (query, client) = (query.to_vec(), self.client);
+                    self.pending.spawn(async move {
+                        let answer = shared.ask(query, client, &place).await.ok();
+                        drop(place);
+                        answer
+                    });
                 }
                 Quick::Drop => {
                     // Whoever sends what is not DNS does not get to send more of it.

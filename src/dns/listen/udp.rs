@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::{Quick, Shared, count};
+use super::{Place, Quick, Shared, count};
 use crate::dns::{Client, Protocol};
 use crate::net::{Datagram, Handler, Socket};
 
@@ -21,17 +21,16 @@ impl Udp {
     }
 
     /// Has the question answered elsewhere; the answer goes out by `socket`, from the address asked.
-    fn defer(&self, datagram: Datagram<'_>, client: Client, socket: &Arc<Socket>) {
-        let Some(room) = self.shared.room(datagram.payload.len()) else { return };
+    fn defer(&self, datagram: Datagram<'_>, client: Client, socket: &Arc<Socket>, place: Place) {
         let (shared, socket) = (Arc::clone(&self.shared), Arc::clone(socket));
         let (query, peer) = (datagram.payload.to_vec(), *datagram.peer);
         self.runtime.spawn(async move {
-            if let Ok(answer) = shared.ask(query, client).await
+            if let Ok(answer) = shared.ask(query, client, &place).await
                 && let Err(error) = socket.send(&answer, &peer)
             {
                 tracing::debug!(client = %client.address, %error, "answer not sent");
             }
-            drop(room);
+            drop(place);
         });
     }
 }
@@ -46,8 +45,10 @@ impl Handler for Udp {
                 count(&self.shared.counters.dropped);
             }
             Quick::Slow => {
-                reply.clear();
-                self.defer(datagram, client, socket);
+                if let Some(place) = self.shared.enter(datagram.payload, &client, reply) {
+                    reply.clear();
+                    self.defer(datagram, client, socket, place);
+                }
             }
         }
     }

@@ -15,25 +15,6 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// Room for a burst at start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine
-/// behind one address translator, and far above what they ask in the long run.
-impl Default for Rate {
-    fn default() -> Self {
-        Self { per_second: 16, burst: 64 }
-    }
-}
-
-/// What becomes of a question.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
-    /// It is answered.
-    Answer,
-    /// It gets no answer.
-    Drop,
-    /// It gets the kiss code RATE.
-    Kiss,
-}
-
 /// A token bucket for each address, as the time at which it will be full again.
 ///
 /// Two addresses that share a slot take it from each other, which forgives and
@@ -44,10 +25,8 @@ pub struct Limiter {
     rate: Rate,
     start: Instant,
     hasher: RandomState,
-    /// Of each slot: 24 bits that tell its owner, 40 bits of milliseconds since `start`.
+    /// Of each slot: 20 bits that tell its owner, 44 bits of ticks since `start`.
     slots: Box<[AtomicU64]>,
-    /// Milliseconds since `start` before which no kiss is sent.
-    next_kiss: AtomicU64,
 }
 
 impl Limiter {
@@ -59,46 +38,38 @@ impl Limiter {
             start: now,
             hasher: RandomState::new(),
             slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            next_kiss: AtomicU64::new(0),
         }
     }
 
-    /// Judges a question of `address` at `now`, and takes a token for it.
-    pub fn judge(&self, address: IpAddr, now: Instant) -> Verdict {
+    /// Takes a token for a question of `address` at `now`; false if there is none.
+    #[must_use]
+    pub fn take(&self, address: IpAddr, now: Instant) -> bool {
         let hash = self.hasher.hash_one(network(address));
         let Some(slot) = usize::try_from(hash % SLOTS).ok().and_then(|at| self.slots.get(at))
         else {
-            return Verdict::Answer;
+            return true;
         };
         let owner = hash >> TIME_BITS;
-        // One millisecond before `start` is zero, so that an empty slot is a full bucket.
-        let now = (1 + millis(now.saturating_duration_since(self.start))) & TIME_MASK;
-        let interval = (1000 / u64::from(self.rate.per_second.clamp(1, 1000))).max(1);
+        // One tick before `start` is zero, so that an empty slot is a full bucket.
+        let now = (1 + ticks(now.saturating_duration_since(self.start))) & TIME_MASK;
+        let interval = (TICKS_PER_SECOND / u64::from(self.rate.per_second.max(1))).max(1);
         let depth = interval * u64::from(self.rate.burst.max(1) - 1);
-
-        let taken = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
+        slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
             let full_at = if value >> TIME_BITS == owner { value & TIME_MASK } else { 0 };
             let full_at = full_at.max(now);
             (full_at - now <= depth)
                 .then_some(owner << TIME_BITS | ((full_at + interval) & TIME_MASK))
-        });
-        if taken.is_ok() {
-            return Verdict::Answer;
-        }
-        let kiss = self.next_kiss.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-            (next <= now).then_some(now + millis(KISS_INTERVAL))
-        });
-        if kiss.is_ok() { Verdict::Kiss } else { Verdict::Drop }
+        })
+        .is_ok()
     }
 }
 
 /// 128 KiB in all.
 const SLOTS: u64 = 1 << 14;
-const TIME_BITS: u32 = 40;
+/// Lasts for 34 years of uptime.
+const TIME_BITS: u32 = 44;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
-
-/// Kisses, whoever they are for: a forged address must not be flooded with them either.
-const KISS_INTERVAL: Duration = Duration::from_secs(1);
+const TICKS_PER_SECOND: u64 = 1 << 14;
 
 /// A customer's network in IPv6 (RFC 6177) is one address here.
 fn network(address: IpAddr) -> u64 {
@@ -108,8 +79,9 @@ fn network(address: IpAddr) -> u64 {
     }
 }
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+fn ticks(span: Duration) -> u64 {
+    span.as_secs() * TICKS_PER_SECOND
+        + u64::from(span.subsec_nanos()) * TICKS_PER_SECOND / 1_000_000_000
 }
 
 #[cfg(test)]
@@ -147,32 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn kisses_are_rare() {
-        let (limiter, now) = limiter();
-        let kisses = |at| {
-            let judge = |_| limiter.judge("192.0.2.1".parse().unwrap(), at);
-            (0..100).map(judge).filter(|verdict| *verdict == Verdict::Kiss).count()
-        };
-
-        assert_eq!(kisses(now), 1);
-        assert_eq!(kisses(now + Duration::from_millis(500)), 0);
-        assert_eq!(kisses(now + Duration::from_secs(1)), 1);
-    }
-
-    #[test]
     fn a_flood_of_addresses_locks_nobody_out() {
         let (limiter, now) = limiter();
         for number in 0..200_000u32 {
-            limiter.judge(IpAddr::V4(number.into()), now);
+            let _ = limiter.take(IpAddr::V4(number.into()), now);
         }
 
-        assert_eq!(limiter.judge("203.0.113.9".parse().unwrap(), now), Verdict::Answer);
+        assert!(limiter.take("203.0.113.9".parse().unwrap(), now));
     }
 
     fn answered(limiter: &Limiter, address: &str, at: Instant, questions: usize) -> usize {
         let address = address.parse().unwrap();
-        let verdicts = (0..questions).map(|_| limiter.judge(address, at));
-        verdicts.filter(|verdict| *verdict == Verdict::Answer).count()
+        (0..questions).filter(|_| limiter.take(address, at)).count()
     }
 
     #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
