@@ -27,6 +27,15 @@ pub struct Answer {
     lifetime: u32,
 }
 
+/// Within what bounds times to live are kept, in seconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Shorter ones are made this long.
+    pub min: u32,
+    /// Longer ones are cut to this; it goes before `min`.
+    pub max: u32,
+}
+
 /// How times to live are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ttl {
@@ -71,8 +80,8 @@ pub enum AnswerError {
 impl Answer {
     /// Takes an upstream's answer to `question`, which is in canonical form.
     ///
-    /// Times to live are cut to `max_ttl` seconds; with `relaxed` to 60, and the answer no
-    /// longer claims to be validated. Of records behind the OPT record in the additional
+    /// Times to live are kept within `ttls`; with `relaxed` they are cut to 60 s, and the answer
+    /// no longer claims to be validated. Of records behind the OPT record in the additional
     /// section, which no resolver sends, nothing is kept.
     ///
     /// # Errors
@@ -81,7 +90,7 @@ impl Answer {
     pub fn new(
         message: &[u8],
         question: &[u8],
-        max_ttl: u32,
+        ttls: Bounds,
         relaxed: bool,
     ) -> Result<Self, AnswerError> {
         if message.len() > usize::from(u16::MAX) {
@@ -95,7 +104,8 @@ impl Answer {
         if !parsed.question().eq_ignore_ascii_case(question) {
             return Err(AnswerError::OtherQuestion);
         }
-        let ceiling = if relaxed { max_ttl.min(RELAXED_TTL) } else { max_ttl };
+        let max = if relaxed { ttls.max.min(RELAXED_TTL) } else { ttls.max };
+        let ttls = Bounds { min: ttls.min.min(max), max };
         let mut kept = Kept::new(message, question);
         let mut counts = [1, 0, 0, 0];
         let mut end = Header::LEN + question.len();
@@ -105,7 +115,7 @@ impl Answer {
                 kept.take_options(&record, header)?;
                 break;
             }
-            kept.take_ttl(&record, ceiling);
+            kept.take_ttl(&record, ttls);
             counts[1 + record.section as usize] += 1;
             end = record.rdata_at + record.rdata.len();
         }
@@ -114,7 +124,7 @@ impl Answer {
             .with(flags::AD, header.has(flags::AD) && !relaxed)
             // Whoever is asked here is no authority for it (RFC 1035 section 4.1.1).
             .with(flags::AA, false);
-        Ok(kept.pack(header, end, ceiling))
+        Ok(kept.pack(header, end, ttls))
     }
 
     /// The failure to find an answer to `question`, to be remembered for `lifetime` seconds
@@ -129,7 +139,7 @@ impl Answer {
         let message = [&header.to_octets(), question].concat();
         let mut kept = Kept::new(&message, question);
         push_ede(&mut kept.options, code, text);
-        Self { lifetime: lifetime.min(FAILURE_TTL), ..kept.pack(header, message.len(), lifetime) }
+        kept.pack(header, message.len(), Bounds { min: 0, max: lifetime })
     }
 
     /// The response code.
@@ -249,9 +259,10 @@ impl<'m> Kept<'m> {
         }
     }
 
-    fn take_ttl(&mut self, record: &Record<'_>, ceiling: u32) {
+    fn take_ttl(&mut self, record: &Record<'_>, ttls: Bounds) {
         // The uppermost bit set means zero (RFC 2181 section 8).
-        let ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl.min(ceiling) };
+        let ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl };
+        let ttl = ttl.clamp(ttls.min, ttls.max);
         self.set_ttl(record.ttl_at, ttl);
         self.ttls.extend(u16::try_from(record.ttl_at));
         self.least = Some(self.least.map_or(ttl, |least| least.min(ttl)));
@@ -263,7 +274,7 @@ impl<'m> Kept<'m> {
             }
             Section::Authority => {
                 if let Some(minimum) = record.soa_minimum() {
-                    let ttl = ttl.min(minimum);
+                    let ttl = ttl.min(minimum.max(ttls.min));
                     self.negative = Some(self.negative.map_or(ttl, |least| least.min(ttl)));
                 }
             }
@@ -293,13 +304,13 @@ impl<'m> Kept<'m> {
         }
     }
 
-    fn pack(mut self, header: Header, end: usize, ceiling: u32) -> Answer {
+    fn pack(mut self, header: Header, end: usize, ttls: Bounds) -> Answer {
         let rcode = header.rcode();
         let negative = rcode == Rcode::NXDOMAIN || !self.positive;
         let lifetime = if header.has(flags::TC) {
             0
         } else if !rcode.is_answer() {
-            FAILURE_TTL.min(ceiling)
+            FAILURE_TTL.min(ttls.max)
         } else if negative {
             // Without an SOA record it may not be kept (RFC 2308 section 5).
             self.negative.map_or(0, |ttl| ttl.min(self.least.unwrap_or(0)))

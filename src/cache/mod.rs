@@ -7,6 +7,7 @@
 
 mod answer;
 mod shard;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,26 +18,16 @@ use std::time::{Duration, Instant};
 
 use crate::wire::{Name, Query};
 
-pub use answer::{Answer, AnswerError, Ttl};
-use shard::Shard;
+pub use answer::{Answer, AnswerError, Bounds, Ttl};
+use shard::{Entry, Shard};
+pub use standing::{ChainId, Policy, Provenance, Standing, Validation};
 
-/// A certificate chain whose dates were accepted under rule R alone.
-///
-/// Answers that came through it carry its id until the chain is re-verified at a known time.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ChainId(pub u64);
-
-/// Under what trust an answer was obtained.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Provenance {
-    /// Through a chain whose dates were accepted under rule R alone.
-    Relaxed(ChainId),
-    /// Through a chain that was verified in full.
-    Strict,
-}
+/// Who an answer is for: clients under one filtering policy share a view.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct View(pub u16);
 
 /// What an answer is found by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Key<'k> {
     /// Canonical name, type and class, as [`Query::key`] gives them.
     pub question: &'k [u8],
@@ -44,16 +35,19 @@ pub struct Key<'k> {
     pub dnssec_ok: bool,
     /// Answers that fail validation were asked for (RFC 4035 section 3.2.2).
     pub checking_disabled: bool,
+    /// For whom; everybody by default.
+    pub view: View,
 }
 
 impl<'k> Key<'k> {
-    /// The key of a client's question.
+    /// The key of a client's question, for everybody.
     #[must_use]
     pub fn of(query: &'k Query<'_>) -> Self {
         Self {
             question: query.key(),
             dnssec_ok: query.dnssec_ok(),
             checking_disabled: query.checking_disabled(),
+            view: View::default(),
         }
     }
 
@@ -87,9 +81,12 @@ pub enum Lookup {
     },
 }
 
-/// Tells whether relaxed answers were settled while one was on its way. From [`Cache::era`].
+/// Tells whether answers were settled or judged while one was on its way. From [`Cache::era`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Era(u64);
+pub struct Era {
+    settlements: u64,
+    judgements: u64,
+}
 
 /// A byte-bounded answer cache for many threads.
 pub struct Cache {
@@ -98,6 +95,7 @@ pub struct Cache {
     hasher: RandomState,
     stale_secs: AtomicU32,
     settlements: AtomicU64,
+    judgements: AtomicU64,
 }
 
 const SHARDS: usize = 16;
@@ -112,6 +110,7 @@ impl Cache {
             hasher: RandomState::new(),
             stale_secs: AtomicU32::new(0),
             settlements: AtomicU64::new(0),
+            judgements: AtomicU64::new(0),
         };
         cache.set_stale(stale);
         cache
@@ -133,29 +132,34 @@ impl Cache {
     /// The era to hand to [`Self::insert`] with an answer that is asked for from here on.
     #[must_use]
     pub fn era(&self) -> Era {
-        Era(self.settlements.load(Ordering::Acquire))
+        Era {
+            settlements: self.settlements.load(Ordering::Acquire),
+            judgements: self.judgements.load(Ordering::Acquire),
+        }
     }
 
     /// Keeps an answer for its lifetime. Returns whether it was kept.
     ///
     /// A failure never replaces an answer (RFC 9520) that may still be given out; it is noted
-    /// there as by [`Self::hold`]. A relaxed answer of an earlier `era` is not kept: its chain has
-    /// been judged already.
+    /// there as by [`Self::hold`]. Not kept is a relaxed answer from before the last [`Self::settle`]
+    /// (its chain has been judged already), and any from before the last [`Self::rejudge`].
     pub fn insert(
         &self,
         key: &Key<'_>,
         answer: Arc<Answer>,
-        provenance: Provenance,
+        standing: Standing,
         era: Era,
         now: Instant,
     ) -> bool {
         let hash = self.hash(key);
         let mut shard = self.shard(hash);
-        // Read under the lock: `settle` counts first and then takes each lock.
-        if provenance != Provenance::Strict && era != self.era() {
+        // Read under the lock: `settle` and `rejudge` count first and then take each lock.
+        let current = self.era();
+        let strict = standing.provenance == Provenance::Strict;
+        if era.judgements != current.judgements || !(strict || era == current) {
             return false;
         }
-        shard.insert(hash, key, answer, provenance, self.stale(), now)
+        shard.insert(hash, key, answer, standing, self.stale(), now)
     }
 
     /// Notes that no fresh answer came in time, which for the stale one counts as a failure.
@@ -173,6 +177,15 @@ impl Cache {
             lock(shard).settle(passed, &mut settled);
         }
         settled
+    }
+
+    /// Judges everything by other filter lists: drops what was rewritten under the lists before,
+    /// and what does not pass; returns how many. `passes` is asked by canonical name.
+    pub fn rejudge(&self, mut passes: impl FnMut(&[u8], View) -> bool) -> usize {
+        self.judgements.fetch_add(1, Ordering::AcqRel);
+        self.drop_where(|entry| {
+            entry.standing.policy == Policy::Rewritten || !passes(entry.answer.name(), entry.view)
+        })
     }
 
     /// Drops all answers about `name`; returns how many.
@@ -201,11 +214,11 @@ impl Cache {
     }
 
     fn flush(&self, mut doomed: impl FnMut(&[u8]) -> bool) -> usize {
-        let mut dropped = 0;
-        for shard in &self.shards {
-            dropped += lock(shard).drop_where(|entry| doomed(entry.answer.name()));
-        }
-        dropped
+        self.drop_where(|entry| doomed(entry.answer.name()))
+    }
+
+    fn drop_where(&self, mut doomed: impl FnMut(&Entry) -> bool) -> usize {
+        self.shards.iter().map(|shard| lock(shard).drop_where(&mut doomed)).sum()
     }
 
     fn stale(&self) -> Duration {
@@ -216,6 +229,7 @@ impl Cache {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key.question);
         hasher.write_u8(key.flags());
+        hasher.write_u16(key.view.0);
         hasher.finish()
     }
 

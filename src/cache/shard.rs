@@ -13,7 +13,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Answer, ChainId, Key, Lookup, Provenance, Settled, Stats};
+use super::{Answer, ChainId, Key, Lookup, Provenance, Settled, Standing, Stats, View};
 
 /// What an entry costs beside its answer's octets: slot, index, queue, shared answer.
 const OVERHEAD: usize = 200;
@@ -48,7 +48,8 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) answer: Arc<Answer>,
-    provenance: Provenance,
+    pub(super) standing: Standing,
+    pub(super) view: View,
     hash: u64,
     stored: Instant,
     /// When a refresh last failed or was too slow.
@@ -113,7 +114,7 @@ impl Shard {
         hash: u64,
         key: &Key<'_>,
         answer: Arc<Answer>,
-        provenance: Provenance,
+        standing: Standing,
         stale: Duration,
         now: Instant,
     ) -> bool {
@@ -124,7 +125,8 @@ impl Shard {
         let failure = !answer.rcode().is_answer();
         let mut entry = Entry {
             answer,
-            provenance,
+            standing,
+            view: key.view,
             hash,
             stored: now,
             failed: None,
@@ -166,12 +168,13 @@ impl Shard {
     /// See [`super::Cache::settle`].
     pub(super) fn settle(&mut self, passed: &BTreeSet<ChainId>, settled: &mut Settled) {
         for entry in self.slots.iter_mut().flatten() {
-            if matches!(entry.provenance, Provenance::Relaxed(chain) if passed.contains(&chain)) {
-                entry.provenance = Provenance::Strict;
+            let provenance = &mut entry.standing.provenance;
+            if matches!(provenance, Provenance::Relaxed(chain) if passed.contains(chain)) {
+                *provenance = Provenance::Strict;
                 settled.kept += 1;
             }
         }
-        settled.dropped += self.drop_where(|entry| entry.provenance != Provenance::Strict);
+        settled.dropped += self.drop_where(Entry::is_relaxed);
     }
 
     /// Drops the entries of which `doomed` is true; returns how many.
@@ -202,9 +205,8 @@ impl Shard {
     }
 
     pub(super) fn add_to(&self, stats: &mut Stats) {
-        let relaxed = |entry: &&Entry| entry.provenance != Provenance::Strict;
         stats.entries += self.index.len();
-        stats.relaxed += self.slots.iter().flatten().filter(relaxed).count();
+        stats.relaxed += self.slots.iter().flatten().filter(|entry| entry.is_relaxed()).count();
         stats.bytes += self.bytes;
         stats.inserted += self.inserted;
         stats.evicted += self.evicted;
@@ -295,7 +297,11 @@ impl Shard {
 
 impl Entry {
     fn is(&self, key: &Key<'_>) -> bool {
-        self.flags == key.flags() && self.answer.question() == key.question
+        self.flags == key.flags() && self.view == key.view && self.answer.question() == key.question
+    }
+
+    fn is_relaxed(&self) -> bool {
+        self.standing.provenance != Provenance::Strict
     }
 
     fn hold(&mut self, now: Instant) {
@@ -311,12 +317,10 @@ impl Entry {
         Duration::from_secs(self.answer.lifetime().into())
     }
 
-    /// Whether it is past its lifetime and may still be given out. Never so are failures, and
-    /// what came under relaxed trust.
+    /// Whether it is past its lifetime and may still be given out.
     fn stale_at(&self, now: Instant, stale: Duration) -> bool {
         let age = now.saturating_duration_since(self.stored);
-        self.provenance == Provenance::Strict
-            && self.answer.rcode().is_answer()
+        self.standing.lasts(self.answer.rcode())
             && age >= self.lifetime()
             && age < self.lifetime() + stale
     }

@@ -10,6 +10,7 @@ use super::*;
 use crate::wire::{Ede, Rcode};
 
 const DAY: Duration = Duration::from_secs(86_400);
+const TTLS: Bounds = Bounds { min: 0, max: 86_400 };
 
 #[test]
 fn an_answer_ages_by_whole_seconds_and_expires_with_its_least_ttl() {
@@ -27,17 +28,35 @@ fn an_answer_ages_by_whole_seconds_and_expires_with_its_least_ttl() {
 fn ttls_are_clamped_when_they_come_in() {
     let message = positive("www.example.", &[900_000, 0x8000_0001]);
 
-    let answer = Answer::new(&message, &key("www.example."), 86_400, false).unwrap();
+    let answer = Answer::new(&message, &key("www.example."), TTLS, false).unwrap();
 
     assert_eq!(ttls(&read(&answer, "www.example.", Ttl::Aged(0))), [86_400, 0]);
     assert_eq!(answer.lifetime(), 0);
 }
 
 #[test]
+fn short_ttls_are_lengthened_up_to_the_longest_allowed() {
+    let bounds = Bounds { min: 120, max: 86_400 };
+    let taken = |message: &[u8], bounds, relaxed| {
+        let answer = Answer::new(message, &key("www.example."), bounds, relaxed).unwrap();
+        (ttls(&read(&answer, "www.example.", Ttl::Aged(0))), answer.lifetime())
+    };
+    let message = positive("www.example.", &[300, 7, 0x8000_0001]);
+    let failure = negative("www.example.", ResponseCode::ServFail, None, false);
+    let nothing = negative("www.example.", ResponseCode::NXDomain, Some((3600, 60)), false);
+
+    assert_eq!(taken(&message, bounds, false), (vec![300, 120, 120], 120));
+    assert_eq!(taken(&message, bounds, true), (vec![60, 60, 60], 60));
+    assert_eq!(taken(&message, Bounds { max: 90, ..bounds }, false).1, 90);
+    assert_eq!(taken(&nothing, bounds, false), (vec![120], 120));
+    assert_eq!(taken(&failure, bounds, false).1, 5);
+}
+
+#[test]
 fn a_negative_answer_lives_as_long_as_its_soa_allows() {
     let lifetime = |rcode, soa, cname| {
         let message = negative("gone.example.", rcode, soa, cname);
-        Answer::new(&message, &key("gone.example."), 86_400, false).unwrap().lifetime()
+        Answer::new(&message, &key("gone.example."), TTLS, false).unwrap().lifetime()
     };
 
     assert_eq!(lifetime(ResponseCode::NXDomain, Some((3600, 60)), false), 60);
@@ -152,15 +171,75 @@ fn settling_keeps_what_came_through_chains_that_passed() {
 
     // An answer that was on its way meanwhile came through a chain that has been judged.
     let question = key("late.example.");
-    let late = Answer::new(&positive("late.example.", &[300]), &question, 86_400, true).unwrap();
+    let late = Answer::new(&positive("late.example.", &[300]), &question, TTLS, true).unwrap();
     let provenance = Provenance::Relaxed(ChainId(2));
     assert!(!lab.cache.insert(
         &plain(&question),
         Arc::new(late),
-        provenance,
+        provenance.into(),
         asked_before,
         lab.now
     ));
+}
+
+/// Whatever comes together: past its time to live goes only what is good, unaltered and certain.
+#[test]
+fn every_combination_of_age_trust_validation_and_policy_is_used_as_it_may_be() {
+    use Certainty::{Open, Refuted, Settled, Strict};
+    let certainties = [Strict, Open, Settled, Refuted];
+    let validations =
+        [Validation::Bogus, Validation::Insecure, Validation::Secure, Validation::Unchecked];
+    let rcodes = [ResponseCode::NoError, ResponseCode::NXDomain, ResponseCode::ServFail];
+    let ages = [Age::Fresh, Age::Stale, Age::Beyond];
+    let mut combinations = 0;
+    for certainty in certainties {
+        for validation in validations {
+            for policy in [Policy::AsCame, Policy::Rewritten] {
+                for rcode in rcodes {
+                    for age in ages {
+                        let lasts = matches!(certainty, Strict | Settled)
+                            && validation != Validation::Bogus
+                            && policy == Policy::AsCame
+                            && rcode != ResponseCode::ServFail;
+                        let expected = match age {
+                            Age::Fresh if certainty != Refuted => "fresh",
+                            Age::Stale if lasts => "stale",
+                            Age::Fresh | Age::Stale | Age::Beyond => "nothing",
+                        };
+                        let used = used(certainty, validation, policy, rcode, age);
+                        let case = (certainty, validation, policy, rcode, age);
+                        assert_eq!(used, expected, "{case:?}");
+                        combinations += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(combinations, 288);
+}
+
+#[test]
+fn other_filter_lists_drop_what_was_rewritten_and_what_does_not_pass() {
+    let lab = Lab::new(1 << 20, DAY);
+    let children = View(7);
+    let rewritten = Standing { policy: Policy::Rewritten, ..Standing::from(Provenance::Strict) };
+    let plain_standing = Standing::from(Provenance::Strict);
+    lab.keep_under(&positive("rewritten.example.", &[300]), children, rewritten, false);
+    lab.keep_under(&positive("game.example.", &[300]), children, plain_standing, false);
+    lab.keep(&positive("game.example.", &[300]));
+    lab.keep(&positive("www.example.", &[300]));
+    let asked_before = lab.cache.era();
+
+    let dropped =
+        lab.cache.rejudge(|name, view| !(view == children && name.starts_with(b"\x04game")));
+
+    assert_eq!((dropped, lab.cache.stats().entries), (2, 2));
+    assert!(lab.ask("game.example.").is_some() && lab.ask("www.example.").is_some());
+    // What was on its way meanwhile passed the lists of before.
+    let question = key("late.example.");
+    let late = Answer::new(&positive("late.example.", &[300]), &question, TTLS, false).unwrap();
+    let late = Arc::new(late);
+    assert!(!lab.cache.insert(&plain(&question), late, plain_standing, asked_before, lab.now));
 }
 
 #[test]
@@ -172,6 +251,8 @@ fn every_kind_of_question_has_an_answer_of_its_own() {
     let other = Key { dnssec_ok: true, ..plain(&question) };
     assert!(matches!(lab.cache.get(&other, lab.now), Lookup::Miss));
     let other = Key { checking_disabled: true, ..plain(&question) };
+    assert!(matches!(lab.cache.get(&other, lab.now), Lookup::Miss));
+    let other = Key { view: View(1), ..plain(&question) };
     assert!(matches!(lab.cache.get(&other, lab.now), Lookup::Miss));
 }
 
@@ -244,7 +325,7 @@ fn what_an_upstream_says_about_an_answer_is_kept_without_its_opt_record() {
     edns.options_mut().insert(EdnsOption::Unknown(65001, b"x".to_vec()));
     message.set_edns(edns);
     let question = key("www.example.");
-    let answer = Answer::new(&message.to_vec().unwrap(), &question, 86_400, false).unwrap();
+    let answer = Answer::new(&message.to_vec().unwrap(), &question, TTLS, false).unwrap();
 
     let read = read(&answer, "www.example.", Ttl::Aged(0));
 
@@ -274,7 +355,7 @@ fn a_failure_of_ours_says_why() {
 fn only_an_answer_to_the_question_is_taken() {
     let message = positive("www.example.", &[300]);
     let take = |message: &[u8], name| {
-        Answer::new(message, &key(name), 86_400, false).map(|answer| answer.lifetime())
+        Answer::new(message, &key(name), TTLS, false).map(|answer| answer.lifetime())
     };
 
     assert_eq!(take(&message, "www.example."), Ok(300));
@@ -300,7 +381,7 @@ proptest! {
         let mut message = vec![0, 0, 0x80, 0, 0, 1, 0, answers, 0, authorities, 0, additionals];
         message.extend_from_slice(&question);
         message.extend_from_slice(&tail);
-        if let Ok(answer) = Answer::new(&message, &question, 86_400, false) {
+        if let Ok(answer) = Answer::new(&message, &question, TTLS, false) {
             let packet = packet("a.b.");
             let mut out = Vec::new();
             let query = Query::parse(&packet).unwrap();
@@ -356,6 +437,59 @@ proptest! {
     }
 }
 
+/// Through which chain an answer came, and what became of the chain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Certainty {
+    Strict,
+    Open,
+    Settled,
+    Refuted,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Age {
+    Fresh,
+    Stale,
+    Beyond,
+}
+
+/// How the cache uses such an answer at such an age.
+fn used(
+    certainty: Certainty,
+    validation: Validation,
+    policy: Policy,
+    rcode: ResponseCode,
+    age: Age,
+) -> &'static str {
+    let mut lab = Lab::new(1 << 20, DAY);
+    let message = if rcode == ResponseCode::NoError {
+        positive("www.example.", &[40])
+    } else {
+        negative("www.example.", rcode, Some((40, 40)), false)
+    };
+    let relaxed = certainty != Certainty::Strict;
+    let provenance = if relaxed { Provenance::Relaxed(ChainId(1)) } else { Provenance::Strict };
+    let standing = Standing { provenance, validation, policy };
+    assert!(lab.keep_under(&message, View::default(), standing, relaxed));
+    match certainty {
+        Certainty::Settled => _ = lab.cache.settle(&BTreeSet::from([ChainId(1)])),
+        Certainty::Refuted => _ = lab.cache.settle(&BTreeSet::new()),
+        Certainty::Strict | Certainty::Open => {}
+    }
+    let lifetime = Duration::from_secs(if rcode == ResponseCode::ServFail { 5 } else { 40 });
+    let at = match age {
+        Age::Fresh => lifetime,
+        Age::Stale | Age::Beyond => lifetime + DAY,
+    };
+    let short_of = u64::from(!matches!(age, Age::Beyond));
+    lab.pass(at.saturating_sub(Duration::from_millis(short_of)));
+    match lab.get("www.example.") {
+        Lookup::Fresh { .. } => "fresh",
+        Lookup::Stale { .. } => "stale",
+        Lookup::Miss => "nothing",
+    }
+}
+
 /// A cache and a virtual clock.
 struct Lab {
     cache: Cache,
@@ -376,10 +510,14 @@ impl Lab {
     }
 
     fn keep_as(&self, message: &[u8], provenance: Provenance, relaxed: bool) -> bool {
+        self.keep_under(message, View::default(), provenance.into(), relaxed)
+    }
+
+    fn keep_under(&self, message: &[u8], view: View, standing: Standing, relaxed: bool) -> bool {
         let question = crate::wire::Message::parse(message).unwrap().question();
-        let answer = Answer::new(message, question, 86_400, relaxed).unwrap();
-        let era = self.cache.era();
-        self.cache.insert(&plain(question), Arc::new(answer), provenance, era, self.now)
+        let answer = Answer::new(message, question, TTLS, relaxed).unwrap();
+        let key = Key { view, ..plain(question) };
+        self.cache.insert(&key, Arc::new(answer), standing, self.cache.era(), self.now)
     }
 
     fn get(&self, name: &str) -> Lookup {
@@ -407,7 +545,7 @@ fn ttls(message: &Message) -> Vec<u32> {
 }
 
 fn plain(question: &[u8]) -> Key<'_> {
-    Key { question, dnssec_ok: false, checking_disabled: false }
+    Key { question, dnssec_ok: false, checking_disabled: false, view: View::default() }
 }
 
 /// The canonical question `name A IN`.

@@ -205,7 +205,7 @@ impl Answerer {
 
     /// Asks an upstream behind an answer that is given out meanwhile.
     fn refresh_if(&self, due: bool, key: &Key<'_>, settings: &AnswerSettings) {
-        if due && self.flights.join(key, settings.max_ttl).is_ok() {
+        if due && self.flights.join(key, settings.ttls).is_ok() {
             count(&self.flights.counters.refreshed);
         }
     }
@@ -217,7 +217,7 @@ impl Answerer {
         key: &Key<'_>,
         stale: Option<Arc<Answer>>,
     ) -> Found {
-        let arrival = match self.flights.join(key, settings.max_ttl) {
+        let arrival = match self.flights.join(key, settings.ttls) {
             Ok(arrival) => arrival,
             Err(error) => {
                 count(&self.flights.counters.shed);

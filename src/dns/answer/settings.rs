@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cache::Bounds;
 use crate::config::{Config, Plaintext};
 use crate::names::Names;
 
@@ -16,8 +17,8 @@ pub struct AnswerSettings {
     pub names: Names,
     /// What clients without encryption are given.
     pub plaintext: Plaintext,
-    /// Longest time a fresh answer is kept, in seconds.
-    pub max_ttl: u32,
+    /// Shortest and longest time a fresh answer is kept.
+    pub ttls: Bounds,
     /// How long past its time to live an answer may stand in for a dead upstream.
     pub stale: Duration,
     /// How long an upstream may take before a stale answer stands in.
@@ -29,7 +30,7 @@ impl From<&Config> for AnswerSettings {
         Self {
             names: Names::new(&config.names, config.dns.canary),
             plaintext: config.dns.plaintext,
-            max_ttl: config.dns.max_ttl,
+            ttls: Bounds { min: config.dns.min_ttl, max: config.dns.max_ttl },
             stale: Duration::from_secs(config.dns.stale.into()),
             patience: PATIENCE,
         }

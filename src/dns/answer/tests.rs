@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::cache::ChainId;
+use crate::cache::{Bounds, ChainId};
 use crate::clock::UnixTime;
 use crate::dns::{BoxFuture, ForwardError, Forwarded};
 use crate::names::{Entry, Names};
@@ -580,7 +580,7 @@ fn settings() -> AnswerSettings {
     AnswerSettings {
         names: Names::new(&[pi, shop], false),
         plaintext: Plaintext::Serve,
-        max_ttl: 86_400,
+        ttls: Bounds { min: 0, max: 86_400 },
         stale: Duration::from_secs(86_400),
         patience: Duration::from_secs(60),
     }
