@@ -1,5 +1,11 @@
 //! An upstream's answer in the form it is kept in.
 
+use std::fmt;
+
+use triomphe::ThinArc;
+
+use super::Key;
+use super::entry::Entry;
 use crate::wire::{
     Ede, Header, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type, finish,
     flags, option, push_ede, split_option,
@@ -16,15 +22,22 @@ const RELAXED_TTL: u32 = 60;
 /// A whole answer: header, question and records as they came, the OPT record taken out.
 ///
 /// Times to live are clamped once, here, so that sending is copying and subtracting.
-#[derive(Debug)]
-pub struct Answer {
+/// A clone is the same answer once more.
+#[derive(Clone)]
+pub struct Answer(
     /// The message, then the upstream's EDE options, then where each time to live stands
     /// (16 bits each): one allocation for an entry that a cache holds by the hundred thousand.
-    octets: Box<[u8]>,
+    ThinArc<Head, u8>,
+);
+
+/// What stands in front of the octets.
+#[derive(Debug)]
+struct Head {
+    entry: Entry,
+    lifetime: u32,
     message_len: u16,
     options_len: u16,
     question_len: u16,
-    lifetime: u32,
 }
 
 /// Within what bounds times to live are kept, in seconds.
@@ -142,23 +155,40 @@ impl Answer {
         kept.pack(header, message.len(), Bounds { min: 0, max: lifetime })
     }
 
+    /// The same answer with other notes.
+    pub(super) fn with(&self, entry: Entry) -> Self {
+        let &Head { lifetime, message_len, options_len, question_len, .. } = self.head();
+        let head = Head { entry, lifetime, message_len, options_len, question_len };
+        Self(ThinArc::from_header_and_slice(head, self.octets()))
+    }
+
+    /// What the cache notes beside it.
+    pub(super) fn entry(&self) -> &Entry {
+        &self.head().entry
+    }
+
+    /// Whether it is kept as the answer to `key`.
+    pub(super) fn is_for(&self, hash: u32, key: &Key<'_>) -> bool {
+        self.entry().hash == hash && self.entry().is(key) && self.question() == key.question
+    }
+
     /// The response code.
     #[must_use]
     pub fn rcode(&self) -> Rcode {
-        Header::read(&self.octets).map_or(Rcode::SERVFAIL, |header| header.rcode())
+        Header::read(self.octets()).map_or(Rcode::SERVFAIL, |header| header.rcode())
     }
 
     /// For how many seconds it is fresh; 0: it may not be kept at all.
     #[must_use]
-    pub const fn lifetime(&self) -> u32 {
-        self.lifetime
+    pub fn lifetime(&self) -> u32 {
+        self.head().lifetime
     }
 
     /// The canonical question it answers: name, type, class.
     #[must_use]
     pub fn question(&self) -> &[u8] {
-        let end = Header::LEN + usize::from(self.question_len);
-        self.octets.get(Header::LEN..end).unwrap_or_default()
+        let end = Header::LEN + usize::from(self.head().question_len);
+        self.octets().get(Header::LEN..end).unwrap_or_default()
     }
 
     /// The canonical name it is about.
@@ -170,13 +200,13 @@ impl Answer {
     /// The message, its times to live as they were at the start.
     #[must_use]
     pub fn message(&self) -> &[u8] {
-        self.octets.get(..usize::from(self.message_len)).unwrap_or_default()
+        self.octets().get(..usize::from(self.head().message_len)).unwrap_or_default()
     }
 
-    /// Bytes on the heap.
+    /// Its octets, beside what every answer takes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.octets.len()
+        self.octets().len()
     }
 
     /// Writes the answer for the client who asked `query`, cut to `limit` octets, with `ede`
@@ -218,15 +248,37 @@ impl Answer {
     /// What the upstream said beside the answer: EDE options, whole (RFC 8914).
     #[must_use]
     pub fn options(&self) -> &[u8] {
-        let start = usize::from(self.message_len);
-        self.octets.get(start..start + usize::from(self.options_len)).unwrap_or_default()
+        let &Head { message_len, options_len, .. } = self.head();
+        let start = usize::from(message_len);
+        self.octets().get(start..start + usize::from(options_len)).unwrap_or_default()
     }
 
     fn ttls(&self) -> impl Iterator<Item = usize> {
-        let start = usize::from(self.message_len) + usize::from(self.options_len);
-        let places = self.octets.get(start..).unwrap_or_default();
+        let &Head { message_len, options_len, .. } = self.head();
+        let start = usize::from(message_len) + usize::from(options_len);
+        let places = self.octets().get(start..).unwrap_or_default();
         places.chunks_exact(2).map(|at| usize::from(u16::from_be_bytes([at[0], at[1]])))
     }
+
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    fn octets(&self) -> &[u8] {
+        &self.0.slice
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("head", self.head()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that an answer of so many octets takes: two words of its own, the head, and what the
+/// system's allocator adds.
+pub(super) const fn allocated(octets: usize) -> usize {
+    (size_of::<Head>() + octets + 24).next_multiple_of(16)
 }
 
 /// What is gathered of a message on the way through.
@@ -333,9 +385,10 @@ impl<'m> Kept<'m> {
         let options_len = u16::try_from(self.options.len()).unwrap_or(0);
         let question_len = u16::try_from(self.question.len()).unwrap_or(0);
         let mut octets = self.message;
-        octets.reserve_exact(self.options.len() + 2 * self.ttls.len());
         octets.extend_from_slice(&self.options);
         octets.extend(self.ttls.iter().flat_map(|at| at.to_be_bytes()));
-        Answer { octets: octets.into(), message_len, options_len, question_len, lifetime }
+        let head =
+            Head { entry: Entry::default(), lifetime, message_len, options_len, question_len };
+        Answer(ThinArc::from_header_and_slice(head, &octets))
     }
 }

@@ -3,23 +3,29 @@
 //! An upstream's message is kept whole but for its OPT record, together with
 //! the places of its times to live, so that a hit is a copy and a few patched
 //! octets. The cache is cut into shards, each behind its own lock, which is
-//! held for a hash probe and never for a copy, an upstream or a disk.
+//! held for a hash probe and never for a copy, an upstream or a disk. A thread
+//! that answers much has a part of its own in front ([`Near`]), whose hits take
+//! no lock and write nothing that another core reads.
 
 mod answer;
+mod entry;
+mod near;
 mod shard;
 mod standing;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::wire::{Name, Query};
 
 pub use answer::{Answer, AnswerError, Bounds, Ttl};
-use shard::{Entry, Shard};
+use entry::{Entry, Terms, Worth};
+pub use near::Near;
+use shard::Shard;
 pub use standing::{ChainId, Policy, Provenance, Standing, Validation};
 
 /// Who an answer is for: clients under one filtering policy share a view.
@@ -56,13 +62,13 @@ impl<'k> Key<'k> {
     }
 }
 
-/// What the cache knows of a question.
+/// What the cache knows of a question. `A` holds the answer, or borrows it.
 #[derive(Clone, Debug)]
-pub enum Lookup {
+pub enum Lookup<A = Answer> {
     /// An answer within its time to live.
     Fresh {
         /// The answer.
-        answer: Arc<Answer>,
+        answer: A,
         /// Whole seconds since it came.
         age: u32,
         /// It is in use and about to expire: the one caller who is told so should refresh it.
@@ -73,12 +79,22 @@ pub enum Lookup {
     /// An answer past its time to live, for when no fresh one can be had (RFC 8767).
     Stale {
         /// The answer.
-        answer: Arc<Answer>,
+        answer: A,
         /// A refresh failed not long ago: to wait for another would most likely be in vain.
         held: bool,
         /// The one caller who is told so should refresh it all the same, behind this answer.
         refresh: bool,
     },
+}
+
+impl<A> Lookup<A> {
+    fn of(answer: A, worth: Worth) -> Self {
+        match worth {
+            Worth::Fresh { age, refresh } => Self::Fresh { answer, age, refresh },
+            Worth::Nothing => Self::Miss,
+            Worth::Stale { held, refresh } => Self::Stale { answer, held, refresh },
+        }
+    }
 }
 
 /// Tells whether answers were settled or judged while one was on its way. From [`Cache::era`].
@@ -93,12 +109,23 @@ pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// Keyed, so that nobody outside can aim names at one shard or slot.
     hasher: RandomState,
-    stale_secs: AtomicU32,
+    /// The first moment that was named.
+    start: OnceLock<Instant>,
+    /// In milliseconds, as [`Terms::stale`].
+    stale: AtomicU64,
+    /// The chains that relaxed answers came through.
+    chains: Mutex<Vec<ChainId>>,
     settlements: AtomicU64,
     judgements: AtomicU64,
 }
 
 const SHARDS: usize = 16;
+
+/// Slots looked through under one lock at a time.
+const PAGE: usize = 256;
+
+/// The first moment, in milliseconds: what a snapshot brings came before it.
+const START: u64 = 1 << 40;
 
 impl Cache {
     /// A cache that holds at most about `bytes`, bookkeeping included, and gives out answers up
@@ -108,7 +135,9 @@ impl Cache {
         let cache = Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(bytes / SHARDS))).collect(),
             hasher: RandomState::new(),
-            stale_secs: AtomicU32::new(0),
+            start: OnceLock::new(),
+            stale: AtomicU64::new(0),
+            chains: Mutex::default(),
             settlements: AtomicU64::new(0),
             judgements: AtomicU64::new(0),
         };
@@ -118,15 +147,35 @@ impl Cache {
 
     /// Changes how long past its time to live an answer may be given out.
     pub fn set_stale(&self, stale: Duration) {
-        let secs = u32::try_from(stale.as_secs()).unwrap_or(u32::MAX);
-        self.stale_secs.store(secs, Ordering::Relaxed);
+        self.stale.store(millis(stale), Ordering::Relaxed);
     }
 
     /// Looks a question up, and counts the use.
     #[must_use]
     pub fn get(&self, key: &Key<'_>, now: Instant) -> Lookup {
         let hash = self.hash(key);
-        self.shard(hash).get(hash, key, self.stale(), now)
+        match self.find(hash, key) {
+            Some(answer) => {
+                let worth = answer.consult(&self.terms(now));
+                Lookup::of(answer, worth)
+            }
+            None => Lookup::Miss,
+        }
+    }
+
+    /// The same, through a thread's own part of the cache.
+    #[must_use]
+    pub fn get_near<'n>(
+        &self,
+        near: &'n mut Near,
+        key: &Key<'_>,
+        now: Instant,
+    ) -> Lookup<&'n Answer> {
+        let hash = self.hash(key);
+        match near.place(low(hash), key, || self.find(hash, key)) {
+            Some(answer) => Lookup::of(answer, answer.consult(&self.terms(now))),
+            None => Lookup::Miss,
+        }
     }
 
     /// The era to hand to [`Self::insert`] with an answer that is asked for from here on.
@@ -146,12 +195,14 @@ impl Cache {
     pub fn insert(
         &self,
         key: &Key<'_>,
-        answer: Arc<Answer>,
+        answer: &Answer,
         standing: Standing,
         era: Era,
         now: Instant,
     ) -> bool {
-        let hash = self.hash(key);
+        let (hash, terms) = (self.hash(key), self.terms(now));
+        let Some(chain) = self.note_chain(standing.provenance) else { return false };
+        let kept = answer.with(Entry::new(low(hash), key, standing, chain, terms.now));
         let mut shard = self.shard(hash);
         // Read under the lock: `settle` and `rejudge` count first and then take each lock.
         let current = self.era();
@@ -159,32 +210,55 @@ impl Cache {
         if era.judgements != current.judgements || !(strict || era == current) {
             return false;
         }
-        shard.insert(hash, key, answer, standing, self.stale(), now)
+        if answer.lifetime() == 0 || !shard.takes(&kept) {
+            return false;
+        }
+        if !answer.rcode().is_answer()
+            && let Some(known) = shard.find(low(hash), key)
+            && known.outlasts_failure(&terms)
+        {
+            known.entry().hold(terms.now);
+            return false;
+        }
+        shard.insert(key, kept);
+        true
     }
 
     /// Notes that no fresh answer came in time, which for the stale one counts as a failure.
     pub fn hold(&self, key: &Key<'_>, now: Instant) {
-        let hash = self.hash(key);
-        self.shard(hash).hold(hash, key, now);
+        if let Some(answer) = self.find(self.hash(key), key) {
+            answer.entry().hold(self.moment(now));
+        }
     }
 
     /// Judges what came through relaxed chains: answers of those that `passed` become strict,
     /// all others are dropped.
     pub fn settle(&self, passed: &BTreeSet<ChainId>) -> Settled {
         self.settlements.fetch_add(1, Ordering::AcqRel);
-        let mut settled = Settled::default();
-        for shard in &self.shards {
-            lock(shard).settle(passed, &mut settled);
-        }
-        settled
+        let chains = self.chains().clone();
+        let mut kept = 0;
+        let dropped = self.drop_where(|answer| {
+            let entry = answer.entry();
+            match entry.standing(&chains).provenance {
+                Provenance::Relaxed(chain) if passed.contains(&chain) => {
+                    entry.settle();
+                    kept += 1;
+                    false
+                }
+                Provenance::Relaxed(_) => true,
+                Provenance::Strict => false,
+            }
+        });
+        Settled { kept, dropped }
     }
 
     /// Judges everything by other filter lists: drops what was rewritten under the lists before,
     /// and what does not pass; returns how many. `passes` is asked by canonical name.
     pub fn rejudge(&self, mut passes: impl FnMut(&[u8], View) -> bool) -> usize {
         self.judgements.fetch_add(1, Ordering::AcqRel);
-        self.drop_where(|entry| {
-            entry.standing.policy == Policy::Rewritten || !passes(entry.answer.name(), entry.view)
+        self.drop_where(|answer| {
+            let entry = answer.entry();
+            entry.policy() == Policy::Rewritten || !passes(answer.name(), entry.view())
         })
     }
 
@@ -214,15 +288,58 @@ impl Cache {
     }
 
     fn flush(&self, mut doomed: impl FnMut(&[u8]) -> bool) -> usize {
-        self.drop_where(|entry| doomed(entry.answer.name()))
+        self.drop_where(|answer| doomed(answer.name()))
     }
 
-    fn drop_where(&self, mut doomed: impl FnMut(&Entry) -> bool) -> usize {
-        self.shards.iter().map(|shard| lock(shard).drop_where(&mut doomed)).sum()
+    /// Drops the answers of which `doomed` is true, page by page; returns how many.
+    fn drop_where(&self, mut doomed: impl FnMut(&Answer) -> bool) -> usize {
+        let mut dropped = 0;
+        for shard in &self.shards {
+            let mut from = 0;
+            while let Some(count) = lock(shard).drop_page(from, PAGE, &mut doomed) {
+                dropped += count;
+                from += PAGE;
+            }
+            lock(shard).tidy();
+        }
+        dropped
     }
 
-    fn stale(&self) -> Duration {
-        Duration::from_secs(self.stale_secs.load(Ordering::Relaxed).into())
+    fn find(&self, hash: u64, key: &Key<'_>) -> Option<Answer> {
+        self.shard(hash).find(low(hash), key).cloned()
+    }
+
+    fn terms(&self, now: Instant) -> Terms {
+        Terms {
+            now: self.moment(now),
+            stale: self.stale.load(Ordering::Relaxed),
+            loaded: START,
+            offline: 0,
+        }
+    }
+
+    /// In milliseconds.
+    fn moment(&self, now: Instant) -> u64 {
+        let start = *self.start.get_or_init(|| now);
+        let before = millis(start.saturating_duration_since(now));
+        START.saturating_sub(before) + millis(now.saturating_duration_since(start))
+    }
+
+    /// The place of a relaxed chain in the list, plus one; 0 for a strict one. `None` if there
+    /// are too many.
+    fn note_chain(&self, provenance: Provenance) -> Option<u16> {
+        let Provenance::Relaxed(chain) = provenance else { return Some(0) };
+        let mut chains = self.chains();
+        if let Some(place) = chains.iter().position(|known| *known == chain) {
+            return u16::try_from(place + 1).ok();
+        }
+        let next = u16::try_from(chains.len() + 1).ok()?;
+        chains.push(chain);
+        Some(next)
+    }
+
+    fn chains(&self) -> MutexGuard<'_, Vec<ChainId>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hash(&self, key: &Key<'_>) -> u64 {
@@ -234,7 +351,7 @@ impl Cache {
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // The index within a shard uses the outer bits.
+        // The rest goes by the lower half.
         lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 }
@@ -263,10 +380,22 @@ pub struct Stats {
     pub relaxed: usize,
     /// Bytes held, bookkeeping included.
     pub bytes: usize,
+    /// Bytes that may be held.
+    pub limit: usize,
     /// Answers taken in since the start.
     pub inserted: u64,
     /// Answers that had to make room since the start.
     pub evicted: u64,
+}
+
+/// The half of a hash that an entry keeps.
+#[expect(clippy::cast_possible_truncation, reason = "the other half chooses the shard")]
+const fn low(hash: u64) -> u32 {
+    hash as u32
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A panic elsewhere leaves a shard whole enough: at worst its byte count is off.

@@ -25,10 +25,10 @@ const FLIGHT_MAX: Duration = Duration::from_secs(8);
 const FAILURE_TTL: u32 = 1;
 
 /// Where a question's answer arrives.
-pub(super) type Arrival = watch::Receiver<Option<Arc<Answer>>>;
+pub(super) type Arrival = watch::Receiver<Option<Answer>>;
 
 /// Where it is put, by [`Question`].
-type UnderWay = HashMap<Box<[u8]>, Arc<watch::Sender<Option<Arc<Answer>>>>>;
+type UnderWay = HashMap<Box<[u8]>, Arc<watch::Sender<Option<Answer>>>>;
 
 /// Asks upstreams, and lets everybody with the same question wait for the one answer.
 #[derive(Debug)]
@@ -91,11 +91,11 @@ impl Flights {
 }
 
 /// Waits for the answer to `question`.
-pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Arc<Answer> {
+pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Answer {
     let landed = arrival.wait_for(Option::is_some).await;
     landed.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
         let error = ForwardError::Unreachable("the question was lost on its way".to_owned());
-        Arc::new(failure(question, &error))
+        failure(question, &error)
     })
 }
 
@@ -154,7 +154,7 @@ impl From<&Key<'_>> for Question {
 struct Landing {
     flights: Arc<Flights>,
     question: Question,
-    sender: Arc<watch::Sender<Option<Arc<Answer>>>>,
+    sender: Arc<watch::Sender<Option<Answer>>>,
 }
 
 impl Landing {
@@ -173,9 +173,8 @@ impl Landing {
                 (answer, Provenance::Strict)
             }
         };
-        let answer = Arc::new(answer);
         let now = flights.clock.mono();
-        flights.cache.insert(&key, Arc::clone(&answer), provenance.into(), era, now);
+        flights.cache.insert(&key, &answer, provenance.into(), era, now);
         self.sender.send_replace(Some(answer));
     }
 
