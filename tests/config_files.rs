@@ -290,6 +290,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "directory",
         "listen",
         "plaintext",
+        "min_ttl",
         "max_ttl",
         "stale",
         "cache_bytes",

@@ -1,5 +1,11 @@
 //! An upstream's answer in the form it is kept in.
 
+use std::fmt;
+
+use triomphe::ThinArc;
+
+use super::Key;
+use super::entry::Entry;
 use crate::wire::{
     Ede, Header, Hop, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type,
     finish, flags, option, push_ede, split_option,
@@ -16,15 +22,31 @@ const RELAXED_TTL: u32 = 60;
 /// A whole answer: header, question and records as they came, the OPT record taken out.
 ///
 /// Times to live are clamped once, here, so that sending is copying and subtracting.
-#[derive(Debug)]
-pub struct Answer {
+/// A clone is the same answer once more.
+#[derive(Clone)]
+pub struct Answer(
     /// The message, then the upstream's EDE options, then where each time to live stands
     /// (16 bits each): one allocation for an entry that a cache holds by the hundred thousand.
-    octets: Box<[u8]>,
+    ThinArc<Head, u8>,
+);
+
+/// What stands in front of the octets.
+#[derive(Debug)]
+struct Head {
+    entry: Entry,
+    lifetime: u32,
     message_len: u16,
     options_len: u16,
     question_len: u16,
-    lifetime: u32,
+}
+
+/// Within what bounds times to live are kept, in seconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Shorter ones are made this long.
+    pub min: u32,
+    /// Longer ones are cut to this; it goes before `min`.
+    pub max: u32,
 }
 
 /// How times to live are written.
@@ -71,8 +93,8 @@ pub enum AnswerError {
 impl Answer {
     /// Takes an upstream's answer to `question`, which is in canonical form.
     ///
-    /// Times to live are cut to `max_ttl` seconds; with `relaxed` to 60, and the answer no
-    /// longer claims to be validated. Of records behind the OPT record in the additional
+    /// Times to live are kept within `ttls`; with `relaxed` they are cut to 60 s, and the answer
+    /// no longer claims to be validated. Of records behind the OPT record in the additional
     /// section, which no resolver sends, nothing is kept.
     ///
     /// # Errors
@@ -81,7 +103,7 @@ impl Answer {
     pub fn new(
         message: &[u8],
         question: &[u8],
-        max_ttl: u32,
+        ttls: Bounds,
         relaxed: bool,
     ) -> Result<Self, AnswerError> {
         if message.len() > usize::from(u16::MAX) {
@@ -95,7 +117,8 @@ impl Answer {
         if !parsed.question().eq_ignore_ascii_case(question) {
             return Err(AnswerError::OtherQuestion);
         }
-        let ceiling = if relaxed { max_ttl.min(RELAXED_TTL) } else { max_ttl };
+        let max = if relaxed { ttls.max.min(RELAXED_TTL) } else { ttls.max };
+        let ttls = Bounds { min: ttls.min.min(max), max };
         let mut kept = Kept::new(message, question);
         let mut counts = [1, 0, 0, 0];
         let mut end = Header::LEN + question.len();
@@ -105,7 +128,7 @@ impl Answer {
                 kept.take_options(&record, header)?;
                 break;
             }
-            kept.take_ttl(&record, ceiling);
+            kept.take_ttl(&record, ttls);
             counts[1 + record.section as usize] += 1;
             end = record.rdata_at + record.rdata.len();
         }
@@ -114,7 +137,7 @@ impl Answer {
             .with(flags::AD, header.has(flags::AD) && !relaxed)
             // Whoever is asked here is no authority for it (RFC 1035 section 4.1.1).
             .with(flags::AA, false);
-        Ok(kept.pack(header, end, ceiling))
+        Ok(kept.pack(header, end, ttls))
     }
 
     /// The failure to find an answer to `question`, to be remembered for `lifetime` seconds
@@ -129,26 +152,43 @@ impl Answer {
         let message = [&header.to_octets(), question].concat();
         let mut kept = Kept::new(&message, question);
         push_ede(&mut kept.options, code, text);
-        Self { lifetime: lifetime.min(FAILURE_TTL), ..kept.pack(header, message.len(), lifetime) }
+        kept.pack(header, message.len(), Bounds { min: 0, max: lifetime })
+    }
+
+    /// The same answer with other notes.
+    pub(super) fn with(&self, entry: Entry) -> Self {
+        let &Head { lifetime, message_len, options_len, question_len, .. } = self.head();
+        let head = Head { entry, lifetime, message_len, options_len, question_len };
+        Self(ThinArc::from_header_and_slice(head, self.octets()))
+    }
+
+    /// What the cache notes beside it.
+    pub(super) fn entry(&self) -> &Entry {
+        &self.head().entry
+    }
+
+    /// Whether it is kept as the answer to `key`.
+    pub(super) fn is_for(&self, hash: u32, key: &Key<'_>) -> bool {
+        self.entry().hash == hash && self.entry().is(key) && self.question() == key.question
     }
 
     /// The response code.
     #[must_use]
     pub fn rcode(&self) -> Rcode {
-        Header::read(&self.octets).map_or(Rcode::SERVFAIL, |header| header.rcode())
+        Header::read(self.octets()).map_or(Rcode::SERVFAIL, |header| header.rcode())
     }
 
     /// For how many seconds it is fresh; 0: it may not be kept at all.
     #[must_use]
-    pub const fn lifetime(&self) -> u32 {
-        self.lifetime
+    pub fn lifetime(&self) -> u32 {
+        self.head().lifetime
     }
 
     /// The canonical question it answers: name, type, class.
     #[must_use]
     pub fn question(&self) -> &[u8] {
-        let end = Header::LEN + usize::from(self.question_len);
-        self.octets.get(Header::LEN..end).unwrap_or_default()
+        let end = Header::LEN + usize::from(self.head().question_len);
+        self.octets().get(Header::LEN..end).unwrap_or_default()
     }
 
     /// The canonical name it is about.
@@ -160,13 +200,13 @@ impl Answer {
     /// The message, its times to live as they were at the start.
     #[must_use]
     pub fn message(&self) -> &[u8] {
-        self.octets.get(..usize::from(self.message_len)).unwrap_or_default()
+        self.octets().get(..usize::from(self.head().message_len)).unwrap_or_default()
     }
 
-    /// Bytes on the heap.
+    /// Its octets, beside what every answer takes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.octets.len()
+        self.octets().len()
     }
 
     /// Writes the answer for the client who asked `query`, cut to what `hop` allows, with `ede`
@@ -208,15 +248,37 @@ impl Answer {
     /// What the upstream said beside the answer: EDE options, whole (RFC 8914).
     #[must_use]
     pub fn options(&self) -> &[u8] {
-        let start = usize::from(self.message_len);
-        self.octets.get(start..start + usize::from(self.options_len)).unwrap_or_default()
+        let &Head { message_len, options_len, .. } = self.head();
+        let start = usize::from(message_len);
+        self.octets().get(start..start + usize::from(options_len)).unwrap_or_default()
     }
 
     fn ttls(&self) -> impl Iterator<Item = usize> {
-        let start = usize::from(self.message_len) + usize::from(self.options_len);
-        let places = self.octets.get(start..).unwrap_or_default();
+        let &Head { message_len, options_len, .. } = self.head();
+        let start = usize::from(message_len) + usize::from(options_len);
+        let places = self.octets().get(start..).unwrap_or_default();
         places.chunks_exact(2).map(|at| usize::from(u16::from_be_bytes([at[0], at[1]])))
     }
+
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    fn octets(&self) -> &[u8] {
+        &self.0.slice
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("head", self.head()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that an answer of so many octets takes: two words of its own, the head, and what the
+/// system's allocator adds.
+pub(super) const fn allocated(octets: usize) -> usize {
+    (size_of::<Head>() + octets + 24).next_multiple_of(16)
 }
 
 /// What is gathered of a message on the way through.
@@ -249,9 +311,10 @@ impl<'m> Kept<'m> {
         }
     }
 
-    fn take_ttl(&mut self, record: &Record<'_>, ceiling: u32) {
+    fn take_ttl(&mut self, record: &Record<'_>, ttls: Bounds) {
         // The uppermost bit set means zero (RFC 2181 section 8).
-        let ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl.min(ceiling) };
+        let ttl = if record.ttl >> 31 == 1 { 0 } else { record.ttl };
+        let ttl = ttl.clamp(ttls.min, ttls.max);
         self.set_ttl(record.ttl_at, ttl);
         self.ttls.extend(u16::try_from(record.ttl_at));
         self.least = Some(self.least.map_or(ttl, |least| least.min(ttl)));
@@ -263,7 +326,7 @@ impl<'m> Kept<'m> {
             }
             Section::Authority => {
                 if let Some(minimum) = record.soa_minimum() {
-                    let ttl = ttl.min(minimum);
+                    let ttl = ttl.min(minimum.max(ttls.min));
                     self.negative = Some(self.negative.map_or(ttl, |least| least.min(ttl)));
                 }
             }
@@ -293,13 +356,13 @@ impl<'m> Kept<'m> {
         }
     }
 
-    fn pack(mut self, header: Header, end: usize, ceiling: u32) -> Answer {
+    fn pack(mut self, header: Header, end: usize, ttls: Bounds) -> Answer {
         let rcode = header.rcode();
         let negative = rcode == Rcode::NXDOMAIN || !self.positive;
         let lifetime = if header.has(flags::TC) {
             0
         } else if !rcode.is_answer() {
-            FAILURE_TTL.min(ceiling)
+            FAILURE_TTL.min(ttls.max)
         } else if negative {
             // Without an SOA record it may not be kept (RFC 2308 section 5).
             self.negative.map_or(0, |ttl| ttl.min(self.least.unwrap_or(0)))
@@ -322,9 +385,10 @@ impl<'m> Kept<'m> {
         let options_len = u16::try_from(self.options.len()).unwrap_or(0);
         let question_len = u16::try_from(self.question.len()).unwrap_or(0);
         let mut octets = self.message;
-        octets.reserve_exact(self.options.len() + 2 * self.ttls.len());
         octets.extend_from_slice(&self.options);
         octets.extend(self.ttls.iter().flat_map(|at| at.to_be_bytes()));
-        Answer { octets: octets.into(), message_len, options_len, question_len, lifetime }
+        let head =
+            Head { entry: Entry::default(), lifetime, message_len, options_len, question_len };
+        Answer(ThinArc::from_header_and_slice(head, &octets))
     }
 }

@@ -3,40 +3,37 @@
 //! An upstream's message is kept whole but for its OPT record, together with
 //! the places of its times to live, so that a hit is a copy and a few patched
 //! octets. The cache is cut into shards, each behind its own lock, which is
-//! held for a hash probe and never for a copy, an upstream or a disk.
+//! held for a hash probe and never for a copy, an upstream or a disk. A thread
+//! that answers much has a part of its own in front ([`Near`]), whose hits take
+//! no lock and write nothing that another core reads.
 
 mod answer;
+mod entry;
+mod near;
 mod shard;
+mod standing;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::wire::{Name, Query};
 
-pub use answer::{Answer, AnswerError, Ttl};
+pub use answer::{Answer, AnswerError, Bounds, Ttl};
+use entry::{Entry, Terms, Worth};
+pub use near::Near;
 use shard::Shard;
+pub use standing::{ChainId, Policy, Provenance, Standing, Validation};
 
-/// A certificate chain whose dates were accepted under rule R alone.
-///
-/// Answers that came through it carry its id until the chain is re-verified at a known time.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ChainId(pub u64);
-
-/// Under what trust an answer was obtained.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Provenance {
-    /// Through a chain whose dates were accepted under rule R alone.
-    Relaxed(ChainId),
-    /// Through a chain that was verified in full.
-    Strict,
-}
+/// Who an answer is for: clients under one filtering policy share a view.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct View(pub u16);
 
 /// What an answer is found by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Key<'k> {
     /// Canonical name, type and class, as [`Query::key`] gives them.
     pub question: &'k [u8],
@@ -44,16 +41,19 @@ pub struct Key<'k> {
     pub dnssec_ok: bool,
     /// Answers that fail validation were asked for (RFC 4035 section 3.2.2).
     pub checking_disabled: bool,
+    /// For whom; everybody by default.
+    pub view: View,
 }
 
 impl<'k> Key<'k> {
-    /// The key of a client's question.
+    /// The key of a client's question, for everybody.
     #[must_use]
     pub fn of(query: &'k Query<'_>) -> Self {
         Self {
             question: query.key(),
             dnssec_ok: query.dnssec_ok(),
             checking_disabled: query.checking_disabled(),
+            view: View::default(),
         }
     }
 
@@ -62,13 +62,13 @@ impl<'k> Key<'k> {
     }
 }
 
-/// What the cache knows of a question.
+/// What the cache knows of a question. `A` holds the answer, or borrows it.
 #[derive(Clone, Debug)]
-pub enum Lookup {
+pub enum Lookup<A = Answer> {
     /// An answer within its time to live.
     Fresh {
         /// The answer.
-        answer: Arc<Answer>,
+        answer: A,
         /// Whole seconds since it came.
         age: u32,
         /// It is in use and about to expire: the one caller who is told so should refresh it.
@@ -79,7 +79,7 @@ pub enum Lookup {
     /// An answer past its time to live, for when no fresh one can be had (RFC 8767).
     Stale {
         /// The answer.
-        answer: Arc<Answer>,
+        answer: A,
         /// A refresh failed not long ago: to wait for another would most likely be in vain.
         held: bool,
         /// The one caller who is told so should refresh it all the same, behind this answer.
@@ -87,20 +87,45 @@ pub enum Lookup {
     },
 }
 
-/// Tells whether relaxed answers were settled while one was on its way. From [`Cache::era`].
+impl<A> Lookup<A> {
+    fn of(answer: A, worth: Worth) -> Self {
+        match worth {
+            Worth::Fresh { age, refresh } => Self::Fresh { answer, age, refresh },
+            Worth::Nothing => Self::Miss,
+            Worth::Stale { held, refresh } => Self::Stale { answer, held, refresh },
+        }
+    }
+}
+
+/// Tells whether answers were settled or judged while one was on its way. From [`Cache::era`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Era(u64);
+pub struct Era {
+    settlements: u64,
+    judgements: u64,
+}
 
 /// A byte-bounded answer cache for many threads.
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
     /// Keyed, so that nobody outside can aim names at one shard or slot.
     hasher: RandomState,
-    stale_secs: AtomicU32,
+    /// The first moment that was named.
+    start: OnceLock<Instant>,
+    /// In milliseconds, as [`Terms::stale`].
+    stale: AtomicU64,
+    /// The chains that relaxed answers came through.
+    chains: Mutex<Vec<ChainId>>,
     settlements: AtomicU64,
+    judgements: AtomicU64,
 }
 
 const SHARDS: usize = 16;
+
+/// Slots looked through under one lock at a time.
+const PAGE: usize = 256;
+
+/// The first moment, in milliseconds: what a snapshot brings came before it.
+const START: u64 = 1 << 40;
 
 impl Cache {
     /// A cache that holds at most about `bytes`, bookkeeping included, and gives out answers up
@@ -110,8 +135,11 @@ impl Cache {
         let cache = Self {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(bytes / SHARDS))).collect(),
             hasher: RandomState::new(),
-            stale_secs: AtomicU32::new(0),
+            start: OnceLock::new(),
+            stale: AtomicU64::new(0),
+            chains: Mutex::default(),
             settlements: AtomicU64::new(0),
+            judgements: AtomicU64::new(0),
         };
         cache.set_stale(stale);
         cache
@@ -119,60 +147,119 @@ impl Cache {
 
     /// Changes how long past its time to live an answer may be given out.
     pub fn set_stale(&self, stale: Duration) {
-        let secs = u32::try_from(stale.as_secs()).unwrap_or(u32::MAX);
-        self.stale_secs.store(secs, Ordering::Relaxed);
+        self.stale.store(millis(stale), Ordering::Relaxed);
     }
 
     /// Looks a question up, and counts the use.
     #[must_use]
     pub fn get(&self, key: &Key<'_>, now: Instant) -> Lookup {
         let hash = self.hash(key);
-        self.shard(hash).get(hash, key, self.stale(), now)
+        match self.find(hash, key) {
+            Some(answer) => {
+                let worth = answer.consult(&self.terms(now));
+                Lookup::of(answer, worth)
+            }
+            None => Lookup::Miss,
+        }
+    }
+
+    /// The same, through a thread's own part of the cache.
+    #[must_use]
+    pub fn get_near<'n>(
+        &self,
+        near: &'n mut Near,
+        key: &Key<'_>,
+        now: Instant,
+    ) -> Lookup<&'n Answer> {
+        let hash = self.hash(key);
+        match near.place(low(hash), key, || self.find(hash, key)) {
+            Some(answer) => Lookup::of(answer, answer.consult(&self.terms(now))),
+            None => Lookup::Miss,
+        }
     }
 
     /// The era to hand to [`Self::insert`] with an answer that is asked for from here on.
     #[must_use]
     pub fn era(&self) -> Era {
-        Era(self.settlements.load(Ordering::Acquire))
+        Era {
+            settlements: self.settlements.load(Ordering::Acquire),
+            judgements: self.judgements.load(Ordering::Acquire),
+        }
     }
 
     /// Keeps an answer for its lifetime. Returns whether it was kept.
     ///
     /// A failure never replaces an answer (RFC 9520) that may still be given out; it is noted
-    /// there as by [`Self::hold`]. A relaxed answer of an earlier `era` is not kept: its chain has
-    /// been judged already.
+    /// there as by [`Self::hold`]. Not kept is a relaxed answer from before the last [`Self::settle`]
+    /// (its chain has been judged already), and any from before the last [`Self::rejudge`].
     pub fn insert(
         &self,
         key: &Key<'_>,
-        answer: Arc<Answer>,
-        provenance: Provenance,
+        answer: &Answer,
+        standing: Standing,
         era: Era,
         now: Instant,
     ) -> bool {
-        let hash = self.hash(key);
+        let (hash, terms) = (self.hash(key), self.terms(now));
+        let Some(chain) = self.note_chain(standing.provenance) else { return false };
+        let kept = answer.with(Entry::new(low(hash), key, standing, chain, terms.now));
         let mut shard = self.shard(hash);
-        // Read under the lock: `settle` counts first and then takes each lock.
-        if provenance != Provenance::Strict && era != self.era() {
+        // Read under the lock: `settle` and `rejudge` count first and then take each lock.
+        let current = self.era();
+        let strict = standing.provenance == Provenance::Strict;
+        if era.judgements != current.judgements || !(strict || era == current) {
             return false;
         }
-        shard.insert(hash, key, answer, provenance, self.stale(), now)
+        if answer.lifetime() == 0 || !shard.takes(&kept) {
+            return false;
+        }
+        if !answer.rcode().is_answer()
+            && let Some(known) = shard.find(low(hash), key)
+            && known.outlasts_failure(&terms)
+        {
+            known.entry().hold(terms.now);
+            return false;
+        }
+        shard.insert(key, kept);
+        true
     }
 
     /// Notes that no fresh answer came in time, which for the stale one counts as a failure.
     pub fn hold(&self, key: &Key<'_>, now: Instant) {
-        let hash = self.hash(key);
-        self.shard(hash).hold(hash, key, now);
+        if let Some(answer) = self.find(self.hash(key), key) {
+            answer.entry().hold(self.moment(now));
+        }
     }
 
     /// Judges what came through relaxed chains: answers of those that `passed` become strict,
     /// all others are dropped.
     pub fn settle(&self, passed: &BTreeSet<ChainId>) -> Settled {
         self.settlements.fetch_add(1, Ordering::AcqRel);
-        let mut settled = Settled::default();
-        for shard in &self.shards {
-            lock(shard).settle(passed, &mut settled);
-        }
-        settled
+        let chains = self.chains().clone();
+        let mut kept = 0;
+        let dropped = self.drop_where(|answer| {
+            let entry = answer.entry();
+            match entry.standing(&chains).provenance {
+                Provenance::Relaxed(chain) if passed.contains(&chain) => {
+                    entry.settle();
+                    kept += 1;
+                    false
+                }
+                Provenance::Relaxed(_) => true,
+                Provenance::Strict => false,
+            }
+        });
+        Settled { kept, dropped }
+    }
+
+    /// Judges everything by other filter lists: drops what was rewritten under the lists before,
+    /// and what does not pass; returns how many. `passes` is asked by canonical name.
+    pub fn rejudge(&self, mut passes: impl FnMut(&[u8], View) -> bool) -> usize {
+        self.judgements.fetch_add(1, Ordering::AcqRel);
+        self.drop_where(|answer| {
+            let entry = answer.entry();
+            entry.policy() == Policy::Rewritten || !passes(answer.name(), entry.view())
+        })
     }
 
     /// Drops all answers about `name`; returns how many.
@@ -201,26 +288,70 @@ impl Cache {
     }
 
     fn flush(&self, mut doomed: impl FnMut(&[u8]) -> bool) -> usize {
+        self.drop_where(|answer| doomed(answer.name()))
+    }
+
+    /// Drops the answers of which `doomed` is true, page by page; returns how many.
+    fn drop_where(&self, mut doomed: impl FnMut(&Answer) -> bool) -> usize {
         let mut dropped = 0;
         for shard in &self.shards {
-            dropped += lock(shard).drop_where(|entry| doomed(entry.answer.name()));
+            let mut from = 0;
+            while let Some(count) = lock(shard).drop_page(from, PAGE, &mut doomed) {
+                dropped += count;
+                from += PAGE;
+            }
+            lock(shard).tidy();
         }
         dropped
     }
 
-    fn stale(&self) -> Duration {
-        Duration::from_secs(self.stale_secs.load(Ordering::Relaxed).into())
+    fn find(&self, hash: u64, key: &Key<'_>) -> Option<Answer> {
+        self.shard(hash).find(low(hash), key).cloned()
+    }
+
+    fn terms(&self, now: Instant) -> Terms {
+        Terms {
+            now: self.moment(now),
+            stale: self.stale.load(Ordering::Relaxed),
+            loaded: START,
+            offline: 0,
+        }
+    }
+
+    /// In milliseconds.
+    fn moment(&self, now: Instant) -> u64 {
+        let start = *self.start.get_or_init(|| now);
+        let before = millis(start.saturating_duration_since(now));
+        START.saturating_sub(before) + millis(now.saturating_duration_since(start))
+    }
+
+    /// The place of a relaxed chain in the list, plus one; 0 for a strict one. `None` if there
+    /// are too many.
+    fn note_chain(&self, provenance: Provenance) -> Option<u16> {
+        let Provenance::Relaxed(chain) = provenance else { return Some(0) };
+        let mut chains = self.chains();
+        if let Some(place) = chains.iter().position(|known| *known == chain) {
+            return u16::try_from(place + 1).ok();
+        }
+        let next = u16::try_from(chains.len() + 1).ok()?;
+        chains.push(chain);
+        Some(next)
+    }
+
+    fn chains(&self) -> MutexGuard<'_, Vec<ChainId>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hash(&self, key: &Key<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key.question);
         hasher.write_u8(key.flags());
+        hasher.write_u16(key.view.0);
         hasher.finish()
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        // The index within a shard uses the outer bits.
+        // The rest goes by the lower half.
         lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 }
@@ -249,10 +380,22 @@ pub struct Stats {
     pub relaxed: usize,
     /// Bytes held, bookkeeping included.
     pub bytes: usize,
+    /// Bytes that may be held.
+    pub limit: usize,
     /// Answers taken in since the start.
     pub inserted: u64,
     /// Answers that had to make room since the start.
     pub evicted: u64,
+}
+
+/// The half of a hash that an entry keeps.
+#[expect(clippy::cast_possible_truncation, reason = "the other half chooses the shard")]
+const fn low(hash: u64) -> u32 {
+    hash as u32
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A panic elsewhere leaves a shard whole enough: at worst its byte count is off.

@@ -7,276 +7,275 @@
 //! is remembered starts in the main queue. There the oldest goes round again
 //! as often as it was asked for, three times at most, before it leaves. So a
 //! flood of names asked once only ever passes through the small queue.
+//!
+//! Long answers have a queue of their own, and an eighth of the bytes: a few of
+//! them cannot push out thousands of short ones, however often they are used.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
-use super::{Answer, ChainId, Key, Lookup, Provenance, Settled, Stats};
+use hashbrown::HashTable;
 
-/// What an entry costs beside its answer's octets: slot, index, queue, shared answer.
-const OVERHEAD: usize = 200;
+use super::answer::allocated;
+use super::{Answer, Key, Stats};
 
-/// For how long after a failed refresh nobody waits for another (RFC 8767 section 5, failure
-/// recheck timer).
-const HOLD: Duration = Duration::from_secs(30);
+/// What an entry costs beside its answer: slot (8 bytes), index (5, of which up to half is free),
+/// queue (4), ghost (4), with the slack they grow by.
+const PLACE: usize = 28;
 
-/// How long after a failed refresh the next one may begin behind a stale answer.
-const RETRY: Duration = Duration::from_secs(1);
+/// Answers that cost more than this count as long.
+const LONG: usize = 4096;
 
-/// Uses beyond this many do not count.
-const HITS_MAX: u8 = 3;
+/// The queues.
+const SMALL: u8 = 0;
+const MAIN: u8 = 1;
+const LARGE: u8 = 2;
 
 #[derive(Debug)]
 pub(super) struct Shard {
-    /// Slot by hash. Two keys of one hash displace each other.
-    index: HashMap<u64, u32, BuildHasherDefault<Identity>>,
-    slots: Vec<Option<Entry>>,
+    /// Slots by the hash of what is in them.
+    index: HashTable<u32>,
+    slots: Vec<Option<Answer>>,
     free: Vec<u32>,
-    small: VecDeque<u32>,
-    main: VecDeque<u32>,
+    queues: [Queue; 3],
     /// Hashes of what left the small queue unused, each at its own place, newest only.
     ghosts: Box<[u32]>,
     limit: usize,
-    bytes: usize,
-    small_bytes: usize,
+    relaxed: usize,
     inserted: u64,
     evicted: u64,
 }
 
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) answer: Arc<Answer>,
-    provenance: Provenance,
-    hash: u64,
-    stored: Instant,
-    /// When a refresh last failed or was too slow.
-    failed: Option<Instant>,
-    flags: u8,
-    hits: u8,
-    in_main: bool,
-    refreshing: bool,
+/// Slots, oldest first. One whose entry was dropped may stand in it until it is met.
+#[derive(Debug, Default)]
+struct Queue {
+    slots: VecDeque<u32>,
+    bytes: usize,
 }
 
 impl Shard {
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            index: HashMap::default(),
+            index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            small: VecDeque::new(),
-            main: VecDeque::new(),
-            ghosts: vec![0; 1 + limit / OVERHEAD].into(),
+            queues: Default::default(),
+            ghosts: vec![0; 1 + limit / (allocated(64) + PLACE)].into(),
             limit,
-            bytes: 0,
-            small_bytes: 0,
+            relaxed: 0,
             inserted: 0,
             evicted: 0,
         }
     }
 
-    pub(super) fn get(
-        &mut self,
-        hash: u64,
-        key: &Key<'_>,
-        stale: Duration,
-        now: Instant,
-    ) -> Lookup {
-        let Some(entry) = self.find(hash).filter(|entry| entry.is(key)) else {
-            return Lookup::Miss;
-        };
-        let age = now.saturating_duration_since(entry.stored);
-        let answer = Arc::clone(&entry.answer);
-        let failed_for = entry.failed.map(|at| now.saturating_duration_since(at));
-        let held = failed_for.is_some_and(|since| since < HOLD);
-        let retry = !entry.refreshing && failed_for.is_none_or(|since| since >= RETRY);
-        if age < entry.lifetime() {
-            let due = entry.lifetime().saturating_sub(age) < entry.lifetime() / 10;
-            let refresh = due && retry && entry.hits > 0;
-            entry.refreshing |= refresh;
-            entry.hits = HITS_MAX.min(entry.hits + 1);
-            let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-            return Lookup::Fresh { answer, age, refresh };
-        }
-        if !entry.stale_at(now, stale) {
-            return Lookup::Miss;
-        }
-        entry.hits = HITS_MAX.min(entry.hits + 1);
-        let refresh = held && retry;
-        entry.refreshing |= refresh;
-        Lookup::Stale { answer, held, refresh }
+    pub(super) fn find(&self, hash: u32, key: &Key<'_>) -> Option<&Answer> {
+        self.answer(self.find_slot(hash, key)?)
     }
 
-    pub(super) fn insert(
-        &mut self,
-        hash: u64,
-        key: &Key<'_>,
-        answer: Arc<Answer>,
-        provenance: Provenance,
-        stale: Duration,
-        now: Instant,
-    ) -> bool {
-        let cost = answer.size() + OVERHEAD;
-        if answer.lifetime() == 0 || cost > self.limit {
-            return false;
-        }
-        let failure = !answer.rcode().is_answer();
-        let mut entry = Entry {
-            answer,
-            provenance,
-            hash,
-            stored: now,
-            failed: None,
-            flags: key.flags(),
-            hits: 0,
-            in_main: false,
-            refreshing: false,
-        };
-        if let Some(known) = self.find(hash) {
-            if failure && known.is(key) && known.outlasts_failure(now, stale) {
-                known.hold(now);
-                return false;
+    /// Whether an answer of this size could stay at all.
+    pub(super) fn takes(&self, answer: &Answer) -> bool {
+        let cost = cost(answer);
+        cost <= if cost > LONG { self.limit / 8 } else { self.limit }
+    }
+
+    /// Takes an answer that bears its notes, in place of the one there is for `key`.
+    pub(super) fn insert(&mut self, key: &Key<'_>, answer: Answer) {
+        let hash = answer.entry().hash;
+        let long = cost(&answer) > LONG;
+        if let Some(slot) = self.find_slot(hash, key)
+            && let Some(before) = self.slots[slot as usize].take()
+        {
+            self.put_off(&before);
+            answer.entry().succeed(before.entry());
+            let queue = before.entry().queue.load(Ordering::Relaxed);
+            if (queue == LARGE) == long {
+                // The place in the queue stays, and with it what is known of its use.
+                answer.entry().queue.store(queue, Ordering::Relaxed);
+                self.take_on(&answer);
+                self.slots[slot as usize] = Some(answer);
+            } else {
+                self.forget(slot, hash);
+                self.queues[usize::from(queue)].slots.retain(|at| *at != slot);
+                self.free.push(slot);
+                self.push(answer, if long { LARGE } else { SMALL });
             }
-            // The place in the queue stays, and with it what is known of its use.
-            entry.hits = known.hits;
-            entry.in_main = known.in_main;
-            let (old, in_main) = (known.cost(), known.in_main);
-            *known = entry;
-            self.bytes = self.bytes - old + cost;
-            if !in_main {
-                self.small_bytes = self.small_bytes - old + cost;
-            }
+        } else if long {
+            self.push(answer, LARGE);
         } else {
-            entry.in_main = self.forget_ghost(hash);
-            self.push(entry);
+            let queue = if self.forget_ghost(hash) { MAIN } else { SMALL };
+            self.push(answer, queue);
         }
         self.inserted += 1;
-        while self.bytes > self.limit && self.evict() {}
-        true
+        while self.bytes() > self.limit && self.evict() {}
     }
 
-    /// See [`super::Cache::hold`].
-    pub(super) fn hold(&mut self, hash: u64, key: &Key<'_>, now: Instant) {
-        if let Some(entry) = self.find(hash).filter(|entry| entry.is(key)) {
-            entry.hold(now);
+    /// Drops those in the slots from `from` on, at most `count` slots, of which `doomed` is true;
+    /// gives how many, and `None` behind the last slot. [`Self::tidy`] ends it.
+    pub(super) fn drop_page(
+        &mut self,
+        from: usize,
+        count: usize,
+        mut doomed: impl FnMut(&Answer) -> bool,
+    ) -> Option<usize> {
+        let page = from..self.slots.len().min(from + count);
+        if page.is_empty() {
+            return None;
         }
-    }
-
-    /// See [`super::Cache::settle`].
-    pub(super) fn settle(&mut self, passed: &BTreeSet<ChainId>, settled: &mut Settled) {
-        for entry in self.slots.iter_mut().flatten() {
-            if matches!(entry.provenance, Provenance::Relaxed(chain) if passed.contains(&chain)) {
-                entry.provenance = Provenance::Strict;
-                settled.kept += 1;
+        let mut dropped = 0;
+        for at in page {
+            let Some(answer) = &self.slots[at] else { continue };
+            let relaxed = answer.entry().is_relaxed();
+            let doomed = doomed(answer);
+            // The look at it may have settled it.
+            self.relaxed -= usize::from(relaxed && !answer.entry().is_relaxed());
+            if doomed
+                && let Some(answer) = self.slots[at].take()
+                && let Ok(slot) = u32::try_from(at)
+            {
+                self.put_off(&answer);
+                self.forget(slot, answer.entry().hash);
+                dropped += 1;
             }
         }
-        settled.dropped += self.drop_where(|entry| entry.provenance != Provenance::Strict);
+        Some(dropped)
     }
 
-    /// Drops the entries of which `doomed` is true; returns how many.
-    pub(super) fn drop_where(&mut self, mut doomed: impl FnMut(&Entry) -> bool) -> usize {
-        let before = self.index.len();
-        for slot in &mut self.slots {
-            if let Some(entry) = slot.take_if(|entry| doomed(entry)) {
-                self.index.remove(&entry.hash);
-                self.bytes -= entry.cost();
-                if !entry.in_main {
-                    self.small_bytes -= entry.cost();
+    /// Frees the slots of dropped entries.
+    pub(super) fn tidy(&mut self) {
+        for queue in &mut self.queues {
+            queue.slots.retain(|&slot| {
+                let used = self.slots.get(slot as usize).is_some_and(Option::is_some);
+                if !used {
+                    self.free.push(slot);
                 }
-            }
+                used
+            });
         }
-        let dropped = before - self.index.len();
-        if dropped > 0 {
-            for queue in [&mut self.small, &mut self.main] {
-                queue.retain(|&slot| {
-                    let used = self.slots.get(slot as usize).is_some_and(Option::is_some);
-                    if !used {
-                        self.free.push(slot);
-                    }
-                    used
-                });
-            }
-        }
-        dropped
     }
 
     pub(super) fn add_to(&self, stats: &mut Stats) {
-        let relaxed = |entry: &&Entry| entry.provenance != Provenance::Strict;
         stats.entries += self.index.len();
-        stats.relaxed += self.slots.iter().flatten().filter(relaxed).count();
-        stats.bytes += self.bytes;
+        stats.relaxed += self.relaxed;
+        stats.bytes += self.bytes();
+        stats.limit += self.limit;
         stats.inserted += self.inserted;
         stats.evicted += self.evicted;
     }
 
-    fn find(&mut self, hash: u64) -> Option<&mut Entry> {
-        let slot = *self.index.get(&hash)?;
-        self.slots.get_mut(slot as usize)?.as_mut()
+    fn bytes(&self) -> usize {
+        self.queues.iter().map(|queue| queue.bytes).sum()
     }
 
-    fn push(&mut self, entry: Entry) {
-        let (hash, cost, in_main) = (entry.hash, entry.cost(), entry.in_main);
+    fn answer(&self, slot: u32) -> Option<&Answer> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn find_slot(&self, hash: u32, key: &Key<'_>) -> Option<u32> {
+        let is = |slot: &u32| self.answer(*slot).is_some_and(|answer| answer.is_for(hash, key));
+        self.index.find(spread(hash), is).copied()
+    }
+
+    fn push(&mut self, answer: Answer, queue: u8) {
+        let hash = answer.entry().hash;
+        answer.entry().queue.store(queue, Ordering::Relaxed);
+        self.take_on(&answer);
         let slot = if let Some(slot) = self.free.pop() {
-            self.slots[slot as usize] = Some(entry);
+            self.slots[slot as usize] = Some(answer);
             slot
         } else {
-            // A shard of 2^32 entries would hold 800 GiB.
+            // A shard of 2^32 entries would hold 400 GiB.
             let Ok(slot) = u32::try_from(self.slots.len()) else { return };
-            self.slots.push(Some(entry));
+            if self.slots.len() == self.slots.capacity() {
+                self.slots.reserve_exact(step(self.slots.len()));
+            }
+            self.slots.push(Some(answer));
             slot
         };
-        self.index.insert(hash, slot);
-        self.bytes += cost;
-        if in_main {
-            self.main.push_back(slot);
-        } else {
-            self.small_bytes += cost;
-            self.small.push_back(slot);
+        let slots = &self.slots;
+        let hash_of = |slot: &u32| {
+            let answer = slots.get(*slot as usize).and_then(Option::as_ref);
+            spread(answer.map_or(0, |answer| answer.entry().hash))
+        };
+        self.index.insert_unique(spread(hash), slot, hash_of);
+        let queue = &mut self.queues[usize::from(queue)].slots;
+        if queue.len() == queue.capacity() {
+            queue.reserve_exact(step(queue.len()));
+        }
+        queue.push_back(slot);
+    }
+
+    /// Counts in what comes.
+    fn take_on(&mut self, answer: &Answer) {
+        self.relaxed += usize::from(answer.entry().is_relaxed());
+        self.queues[usize::from(answer.entry().queue.load(Ordering::Relaxed))].bytes +=
+            cost(answer);
+    }
+
+    /// Counts out what goes, and tells those who still hold it.
+    fn put_off(&mut self, answer: &Answer) {
+        answer.entry().leave();
+        self.relaxed -= usize::from(answer.entry().is_relaxed());
+        self.queues[usize::from(answer.entry().queue.load(Ordering::Relaxed))].bytes -=
+            cost(answer);
+    }
+
+    /// Takes a slot out of the index.
+    fn forget(&mut self, slot: u32, hash: u32) {
+        if let Ok(found) = self.index.find_entry(spread(hash), |at| *at == slot) {
+            found.remove();
         }
     }
 
     /// Makes room by one entry; false if there is none left.
     fn evict(&mut self) -> bool {
         loop {
-            let from_small = self.small_bytes > self.limit / 10 || self.main.is_empty();
-            let queue = if from_small { &mut self.small } else { &mut self.main };
-            let Some(slot) = queue.pop_front() else { return false };
-            let Some(place) = self.slots.get_mut(slot as usize) else { continue };
-            let Some(entry) = place.as_mut() else {
+            let [small, main, large] = &self.queues;
+            let from = if large.bytes > self.limit / 8 {
+                LARGE
+            } else if small.bytes > self.limit / 10 {
+                SMALL
+            } else if main.slots.is_empty() {
+                if small.slots.is_empty() { LARGE } else { SMALL }
+            } else {
+                MAIN
+            };
+            let Some(slot) = self.queues[usize::from(from)].slots.pop_front() else { return false };
+            let Some(answer) = self.answer(slot).cloned() else {
                 self.free.push(slot);
                 continue;
             };
-            let cost = entry.cost();
-            if from_small {
-                self.small_bytes -= cost;
-            }
-            if entry.hits > 0 {
-                entry.hits = if from_small { 0 } else { entry.hits - 1 };
-                entry.in_main = true;
-                self.main.push_back(slot);
+            let entry = answer.entry();
+            let uses = entry.uses();
+            if uses > 0 {
+                let to = if from == SMALL { MAIN } else { from };
+                entry.set_uses(if from == SMALL { 0 } else { uses - 1 });
+                entry.queue.store(to, Ordering::Relaxed);
+                let cost = cost(&answer);
+                self.queues[usize::from(from)].bytes -= cost;
+                self.queues[usize::from(to)].bytes += cost;
+                self.queues[usize::from(to)].slots.push_back(slot);
                 continue;
             }
             let hash = entry.hash;
-            *place = None;
-            self.bytes -= cost;
-            self.index.remove(&hash);
+            self.put_off(&answer);
+            self.forget(slot, hash);
+            self.slots[slot as usize] = None;
             self.free.push(slot);
             self.evicted += 1;
-            if from_small {
+            if from == SMALL {
                 self.remember_ghost(hash);
             }
             return true;
         }
     }
 
-    fn remember_ghost(&mut self, hash: u64) {
+    fn remember_ghost(&mut self, hash: u32) {
         let (place, mark) = self.ghost(hash);
         *place = mark;
     }
 
     /// Whether the hash left the small queue not long ago; it is forgotten by asking.
-    fn forget_ghost(&mut self, hash: u64) -> bool {
+    fn forget_ghost(&mut self, hash: u32) -> bool {
         let (place, mark) = self.ghost(hash);
         let known = *place == mark;
         if known {
@@ -285,61 +284,24 @@ impl Shard {
         known
     }
 
-    fn ghost(&mut self, hash: u64) -> (&mut u32, u32) {
-        let at = (hash & 0xffff_ffff) as usize % self.ghosts.len();
+    fn ghost(&mut self, hash: u32) -> (&mut u32, u32) {
+        let at = hash as usize % self.ghosts.len();
         // Zero stands for an empty place.
-        let mark = (hash >> 32) as u32 | 1;
-        (&mut self.ghosts[at], mark)
+        (&mut self.ghosts[at], hash | 1)
     }
 }
 
-impl Entry {
-    fn is(&self, key: &Key<'_>) -> bool {
-        self.flags == key.flags() && self.answer.question() == key.question
-    }
-
-    fn hold(&mut self, now: Instant) {
-        self.failed = Some(now);
-        self.refreshing = false;
-    }
-
-    fn cost(&self) -> usize {
-        self.answer.size() + OVERHEAD
-    }
-
-    fn lifetime(&self) -> Duration {
-        Duration::from_secs(self.answer.lifetime().into())
-    }
-
-    /// Whether it is past its lifetime and may still be given out. Never so are failures, and
-    /// what came under relaxed trust.
-    fn stale_at(&self, now: Instant, stale: Duration) -> bool {
-        let age = now.saturating_duration_since(self.stored);
-        self.provenance == Provenance::Strict
-            && self.answer.rcode().is_answer()
-            && age >= self.lifetime()
-            && age < self.lifetime() + stale
-    }
-
-    /// Whether a failure has to leave this answer in place.
-    fn outlasts_failure(&self, now: Instant, stale: Duration) -> bool {
-        let fresh = now.saturating_duration_since(self.stored) < self.lifetime();
-        self.answer.rcode().is_answer() && (fresh || self.stale_at(now, stale))
-    }
+/// What an answer costs in all.
+fn cost(answer: &Answer) -> usize {
+    allocated(answer.size()) + PLACE
 }
 
-/// Passes a hash through that is keyed and mixed already.
-#[derive(Debug, Default)]
-struct Identity(u64);
+/// The index takes its place from the lower bits of a hash, and a mark from the uppermost.
+const fn spread(hash: u32) -> u64 {
+    (hash as u64) << 32 | hash as u64
+}
 
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
+/// By how much a list of this length grows: memory is to be used, and not to be had twice.
+const fn step(len: usize) -> usize {
+    64 + len / 8
 }

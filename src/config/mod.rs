@@ -73,6 +73,8 @@ pub struct Dns {
     pub rate: u32,
     /// What clients without encryption are given.
     pub plaintext: Plaintext,
+    /// Shortest time a fresh answer is kept, whatever its owner says, in seconds.
+    pub min_ttl: u32,
     /// Longest time a fresh answer is kept, in seconds.
     pub max_ttl: u32,
     /// How long past its TTL an answer may stand in for a dead upstream, in seconds (RFC 8767); 0: never.

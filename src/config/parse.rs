@@ -133,6 +133,7 @@ fn read_dns(table: &mut Table<'_, '_>) -> Dns {
                 ],
             )
             .unwrap_or(Plaintext::Serve),
+        min_ttl: table.number("min_ttl", 0..=300).unwrap_or(0),
         max_ttl: table.number("max_ttl", 1..=WEEK).unwrap_or(86_400),
         stale: table.number("stale", 0..=WEEK).unwrap_or(259_200),
         cache_bytes: table

@@ -259,11 +259,7 @@ impl Answerer {
     }
 
     /// What the cache has to say at once; else what there is if no upstream answers.
-    fn cached(
-        &self,
-        settings: &AnswerSettings,
-        key: &Key<'_>,
-    ) -> Result<Found, Option<Arc<Answer>>> {
+    fn cached(&self, settings: &AnswerSettings, key: &Key<'_>) -> Result<Found, Option<Answer>> {
         let counters = &self.flights.counters;
         match self.flights.cache.get(key, self.flights.clock.mono()) {
             Lookup::Fresh { answer, age, refresh } => {
@@ -283,23 +279,18 @@ impl Answerer {
 
     /// Asks an upstream behind an answer that is given out meanwhile.
     fn refresh_if(&self, due: bool, key: &Key<'_>, settings: &AnswerSettings) {
-        if due && self.flights.join(key, settings.max_ttl).is_ok() {
+        if due && self.flights.join(key, settings.ttls).is_ok() {
             count(&self.flights.counters.refreshed);
         }
     }
 
     /// Asks an upstream. `stale` stands in if that fails, or takes longer than a client waits.
-    async fn ask(
-        &self,
-        settings: &AnswerSettings,
-        key: &Key<'_>,
-        stale: Option<Arc<Answer>>,
-    ) -> Found {
-        let arrival = match self.flights.join(key, settings.max_ttl) {
+    async fn ask(&self, settings: &AnswerSettings, key: &Key<'_>, stale: Option<Answer>) -> Found {
+        let arrival = match self.flights.join(key, settings.ttls) {
             Ok(arrival) => arrival,
             Err(error) => {
                 count(&self.flights.counters.shed);
-                return self.conclude(Arc::new(failure(key.question, &error)), stale);
+                return self.conclude(failure(key.question, &error), stale);
             }
         };
         let landed = landed(arrival, key.question);
@@ -313,7 +304,7 @@ impl Answerer {
     }
 
     /// Chooses between what an upstream said and what there was before.
-    fn conclude(&self, answer: Arc<Answer>, stale: Option<Arc<Answer>>) -> Found {
+    fn conclude(&self, answer: Answer, stale: Option<Answer>) -> Found {
         let counters = &self.flights.counters;
         match stale {
             _ if answer.rcode().is_answer() => {
@@ -379,7 +370,7 @@ impl listen::Answer for Answerer {
 /// How a question goes on.
 enum Step<'s> {
     /// To an upstream; there may be a stale answer to fall back on.
-    Ask(Option<Arc<Answer>>),
+    Ask(Option<Answer>),
     /// To an upstream, for the name that a local CNAME record points to.
     Chase(&'s Name),
     /// The reply is written.
@@ -388,17 +379,17 @@ enum Step<'s> {
 
 /// An answer, and how to pass it on.
 struct Found {
-    answer: Arc<Answer>,
+    answer: Answer,
     ttl: Ttl,
     ede: Option<(Ede, &'static str)>,
 }
 
 impl Found {
-    const fn fresh(answer: Arc<Answer>) -> Self {
+    const fn fresh(answer: Answer) -> Self {
         Self { answer, ttl: Ttl::Aged(0), ede: None }
     }
 
-    fn stale(answer: Arc<Answer>) -> Self {
+    fn stale(answer: Answer) -> Self {
         let code = if answer.rcode() == Rcode::NXDOMAIN {
             Ede::StaleNxdomainAnswer
         } else {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::counters::{Counters, count};
-use crate::cache::{Answer, Cache, Key, Provenance};
+use crate::cache::{Answer, Bounds, Cache, Key, Provenance, View};
 use crate::dns::{Forward, ForwardError, Forwarded};
 use crate::node::ports::Clock;
 use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
@@ -26,10 +26,10 @@ const FLIGHT_MAX: Duration = Duration::from_secs(8);
 const FAILURE_TTL: u32 = 1;
 
 /// Where a question's answer arrives.
-pub(super) type Arrival = watch::Receiver<Option<Arc<Answer>>>;
+pub(super) type Arrival = watch::Receiver<Option<Answer>>;
 
 /// Where it is put.
-type Landings = Arc<watch::Sender<Option<Arc<Answer>>>>;
+type Landings = Arc<watch::Sender<Option<Answer>>>;
 
 /// Asks upstreams, and lets everybody with the same question wait for the one answer.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Flights {
     pub(super) fn join(
         self: &Arc<Self>,
         key: &Key<'_>,
-        max_ttl: u32,
+        ttls: Bounds,
     ) -> Result<Arrival, ForwardError> {
         let question = Question::from(key);
         let mut under_way = self.under_way();
@@ -85,7 +85,7 @@ impl Flights {
         let octets = question.octets.clone();
         let landing =
             Landing { flights: Arc::clone(self), question, number, sender: Arc::clone(&sender) };
-        let task = self.runtime.spawn(landing.fly(max_ttl)).abort_handle();
+        let task = self.runtime.spawn(landing.fly(ttls)).abort_handle();
         under_way.flights.insert(octets, Flight { number, sender, task });
         drop(under_way);
         count(&self.counters.flights);
@@ -94,7 +94,7 @@ impl Flights {
             let error = ForwardError::Busy(FLIGHTS_MAX);
             let question = Question { octets };
             let answer = failure(question.key().question, &error);
-            flight.sender.send_replace(Some(Arc::new(answer)));
+            flight.sender.send_replace(Some(answer));
             flight.task.abort();
         }
         Ok(arrival)
@@ -142,11 +142,11 @@ impl UnderWay {
 }
 
 /// Waits for the answer to `question`.
-pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Arc<Answer> {
+pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Answer {
     let landed = arrival.wait_for(Option::is_some).await;
     landed.ok().and_then(|answer| answer.clone()).unwrap_or_else(|| {
         let error = ForwardError::Unreachable("the question was lost on its way".to_owned());
-        Arc::new(failure(question, &error))
+        failure(question, &error)
     })
 }
 
@@ -162,14 +162,20 @@ pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
 /// What tells questions apart: [`Key`], with a place of its own.
 #[derive(Debug)]
 struct Question {
-    /// Canonical name, type and class, then the flags of the key.
+    /// Canonical name, type and class, then view and flags of the key.
     octets: Box<[u8]>,
 }
 
 impl Question {
     fn key(&self) -> Key<'_> {
-        let (flags, question) = self.octets.split_last().unwrap_or((&0, &[]));
-        Key { question, dnssec_ok: flags & 1 != 0, checking_disabled: flags & 2 != 0 }
+        let (question, &[v0, v1, flags]) =
+            self.octets.split_last_chunk::<3>().unwrap_or((&[], &[0; 3]));
+        Key {
+            question,
+            dnssec_ok: flags & 1 != 0,
+            checking_disabled: flags & 2 != 0,
+            view: View(u16::from_be_bytes([v0, v1])),
+        }
     }
 
     /// The question as it is sent: with recursion, EDNS, and AD set, which asks for the
@@ -189,7 +195,8 @@ impl Question {
 impl From<&Key<'_>> for Question {
     fn from(key: &Key<'_>) -> Self {
         let flags = u8::from(key.dnssec_ok) | u8::from(key.checking_disabled) << 1;
-        Self { octets: [key.question, &[flags]].concat().into() }
+        let [v0, v1] = key.view.0.to_be_bytes();
+        Self { octets: [key.question, &[v0, v1, flags]].concat().into() }
     }
 }
 
@@ -203,13 +210,13 @@ struct Landing {
 }
 
 impl Landing {
-    async fn fly(self, max_ttl: u32) {
+    async fn fly(self, ttls: Bounds) {
         let flights = &self.flights;
         let key = self.question.key();
         let era = flights.cache.era();
         let asked = flights.forward.forward(self.question.to_message());
         let (answer, provenance) = match tokio::time::timeout(FLIGHT_MAX, asked).await {
-            Ok(Ok(forwarded)) => self.take(&forwarded, max_ttl),
+            Ok(Ok(forwarded)) => self.take(&forwarded, ttls),
             Ok(Err(error)) => (failure(key.question, &error), Provenance::Strict),
             Err(_) => {
                 let text = format!("no upstream answered within {} s", FLIGHT_MAX.as_secs());
@@ -218,17 +225,16 @@ impl Landing {
                 (answer, Provenance::Strict)
             }
         };
-        let answer = Arc::new(answer);
         let now = flights.clock.mono();
-        flights.cache.insert(&key, Arc::clone(&answer), provenance, era, now);
+        flights.cache.insert(&key, &answer, provenance.into(), era, now);
         self.sender.send_replace(Some(answer));
     }
 
-    fn take(&self, forwarded: &Forwarded, max_ttl: u32) -> (Answer, Provenance) {
+    fn take(&self, forwarded: &Forwarded, ttls: Bounds) -> (Answer, Provenance) {
         let question = self.question.key().question;
         let provenance = forwarded.relaxed.map_or(Provenance::Strict, Provenance::Relaxed);
         let relaxed = forwarded.relaxed.is_some();
-        let answer = Answer::new(&forwarded.message, question, max_ttl, relaxed);
+        let answer = Answer::new(&forwarded.message, question, ttls, relaxed);
         let answer = answer.unwrap_or_else(|error| {
             count(&self.flights.counters.unfit);
             tracing::debug!(%error, "an upstream's answer cannot be used");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::clients::Clients;
+use crate::cache::Bounds;
 use crate::config::{ClientNetwork, Config, Plaintext};
 use crate::dns::listen::Limits;
 use crate::names::Names;
@@ -28,8 +29,8 @@ pub struct AnswerSettings {
     pub rate: u32,
     /// What clients without encryption are given.
     pub plaintext: Plaintext,
-    /// Longest time a fresh answer is kept, in seconds.
-    pub max_ttl: u32,
+    /// Shortest and longest time a fresh answer is kept.
+    pub ttls: Bounds,
     /// How long past its time to live an answer may stand in for a dead upstream.
     pub stale: Duration,
     /// How long an upstream may take before a stale answer stands in.
@@ -45,7 +46,7 @@ impl From<&Config> for AnswerSettings {
             clients: config.dns.clients.clone(),
             rate: config.dns.rate,
             plaintext: config.dns.plaintext,
-            max_ttl: config.dns.max_ttl,
+            ttls: Bounds { min: config.dns.min_ttl, max: config.dns.max_ttl },
             stale: Duration::from_secs(config.dns.stale.into()),
             patience: PATIENCE,
             idle: Limits::default().idle,

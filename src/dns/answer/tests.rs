@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::cache::ChainId;
+use crate::cache::{Bounds, ChainId};
 use crate::clock::UnixTime;
 use crate::config::ClientNetwork;
 use crate::dns::{BoxFuture, ForwardError, Forwarded};
@@ -689,7 +689,7 @@ fn settings() -> AnswerSettings {
         clients: vec![ClientNetwork::Local],
         rate: 0,
         plaintext: Plaintext::Serve,
-        max_ttl: 86_400,
+        ttls: Bounds { min: 0, max: 86_400 },
         stale: Duration::from_secs(86_400),
         patience: Duration::from_secs(60),
         idle: Duration::from_secs(15),
