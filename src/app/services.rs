@@ -44,7 +44,7 @@ pub(super) struct Services {
     pub(super) cache: Arc<Cache>,
     pub(super) forwarder: Arc<Upstreams>,
     pub(super) listeners: Listeners,
-    pub(super) ntp: KeepOpen<DatagramListen>,
+    pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
     pub(super) client: tls::Client,
@@ -89,7 +89,7 @@ impl Services {
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
         let ntp_server = Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(RATE)));
-        let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server) as _);
+        let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         identity.served();
         let (upstreams, reports) =

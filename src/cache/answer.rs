@@ -7,8 +7,8 @@ use triomphe::ThinArc;
 use super::Key;
 use super::entry::Entry;
 use crate::wire::{
-    Ede, Header, Hop, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section, Type,
-    finish, flags, option, push_ede, split_option,
+    Class, Ede, Header, Hop, Message, Note, Opcode, ParseError, Query, Rcode, Record, Section,
+    Type, finish, flags, option, push_ede, split_option,
 };
 
 /// The longest that a failure is remembered, in seconds. RFC 9520 section 3.2 allows up to five
@@ -153,6 +153,35 @@ impl Answer {
         let mut kept = Kept::new(&message, question);
         push_ede(&mut kept.options, code, text);
         kept.pack(header, message.len(), Bounds { min: 0, max: lifetime })
+    }
+
+    /// The answer that the name of `question` does not exist, because this server's operator says
+    /// so; `text` tells clients why (RFC 8914 section 4.16). It holds for `lifetime` seconds.
+    #[must_use]
+    pub fn blocked(question: &[u8], text: &str, lifetime: u32) -> Self {
+        let header = Header {
+            id: 0,
+            flags: flags::QR | flags::RA | Rcode::NXDOMAIN.0,
+            counts: [1, 0, 1, 0],
+        };
+        let mut message = [&header.to_octets(), question].concat();
+        // An SOA record at the name itself, so that clients keep the denial no longer
+        // (RFC 2308 section 5); both its names are the root.
+        for word in [0xc00c, Type::SOA.0, Class::IN.0] {
+            message.extend_from_slice(&word.to_be_bytes());
+        }
+        message.extend_from_slice(&lifetime.to_be_bytes());
+        message.extend_from_slice(&[0, 22, 0, 0]);
+        for number in [1, 3600, 600, 86_400, lifetime] {
+            message.extend_from_slice(&number.to_be_bytes());
+        }
+        let mut kept = Kept::new(&message, question);
+        let bounds = Bounds { min: 0, max: lifetime };
+        for record in Message::parse(&message).into_iter().flat_map(|it| it.records()).flatten() {
+            kept.take_ttl(&record, bounds);
+        }
+        push_ede(&mut kept.options, Ede::Blocked, text);
+        kept.pack(header, message.len(), bounds)
     }
 
     /// The same answer with other notes.

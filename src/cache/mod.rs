@@ -57,6 +57,12 @@ impl<'k> Key<'k> {
         }
     }
 
+    /// The canonical name.
+    #[must_use]
+    pub fn name(&self) -> &'k [u8] {
+        self.question.split_last_chunk::<4>().map_or(&[], |(name, _)| name)
+    }
+
     fn flags(&self) -> u8 {
         u8::from(self.dnssec_ok) | u8::from(self.checking_disabled) << 1
     }

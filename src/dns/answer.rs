@@ -1,13 +1,14 @@
 //! From a question to its answer.
 //!
 //! ```text
-//! packet ─▶ sanity ─▶ plaintext policy ─▶ local names ─▶ cache ─▶ single flight ─▶ upstream
-//!           └──────────── quick: no waiting, no allocation ─────┘ └────── answer: slow ──────┘
+//! packet ─▶ sanity ─▶ client policy ─▶ local names ─▶ cache ─▶ filter ─▶ single flight ─▶ upstream
+//!           └────────────── quick: no waiting ───────────────────────┘ └────── answer: slow ──────┘
 //! ```
 //!
 //! [`Answerer::quick`] is for the thread that received the packet; what it
 //! cannot answer goes to [`Answerer::answer`], which gives the same answer to
-//! the same question, octet for octet.
+//! the same question, octet for octet. What the cache or local names know is
+//! answered without an allocation.
 
 mod clients;
 mod cookie;
@@ -15,7 +16,9 @@ mod counters;
 mod flight;
 mod settings;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -26,8 +29,9 @@ pub use settings::AnswerSettings;
 
 use super::listen::{self, Quick};
 use super::{BoxFuture, Client, Forward, Protocol};
-use crate::cache::{Answer, Cache, Key, Lookup, Ttl};
+use crate::cache::{Answer, Cache, Key, Lookup, Near, Policy, Provenance, Standing, Ttl};
 use crate::config::Plaintext;
+use crate::filter::{Filter, Verdict};
 use crate::names::Started;
 use crate::node::ports::Clock;
 use crate::wire::{
@@ -41,6 +45,9 @@ use settings::InForce;
 
 /// Time to live of a stale answer, in seconds (RFC 8767 section 4).
 const STALE_TTL: u32 = 30;
+
+/// Time to live of a blocked name, in seconds: whoever unblocks one waits so long.
+const BLOCKED_TTL: u32 = 60;
 
 /// The one record that answers ANY over UDP, and its time to live (RFC 8482 section 4.2).
 const MINIMAL_ANY: (&[u8], u32) = (b"\x07RFC8482\0", 3600);
@@ -78,6 +85,16 @@ impl Answerer {
         self.in_force.rcu(|before| before.with_settings(&settings, now));
     }
 
+    /// Puts a filter in force, or none. What is in the cache is judged by it.
+    pub fn set_filter(&self, filter: Option<&Arc<dyn Filter>>) {
+        self.in_force.rcu(|before| before.with_filter(filter.cloned()));
+        let passes = |name: &[u8]| match filter {
+            Some(filter) => filter.judge(name) == Verdict::Pass,
+            None => true,
+        };
+        self.flights.cache.rejudge(|name, _| passes(name));
+    }
+
     /// Tells of which networks this machine is part: their clients count as local ones.
     pub fn set_networks(&self, on_link: Vec<IpNet>) {
         let on_link = Arc::from(on_link);
@@ -101,7 +118,13 @@ impl Answerer {
     ///
     /// Whoever asks more than the rate allows over UDP is told to prove its address: by a cookie
     /// (RFC 7873) if it speaks of them, else by asking over TCP.
-    pub fn quick(&self, packet: &[u8], client: &Client, out: &mut Vec<u8>) -> Quick {
+    pub fn quick(
+        &self,
+        packet: &[u8],
+        client: &Client,
+        near: Option<&mut Near>,
+        out: &mut Vec<u8>,
+    ) -> Quick {
         let query = match self.parse(packet, out) {
             Ok(query) => query,
             Err(done) => return done,
@@ -118,7 +141,7 @@ impl Answerer {
             ask_again(&query, &hop, out);
             return Quick::Reply;
         }
-        match self.decide(&in_force, &query, client, &hop, out) {
+        match self.decide(&in_force, &query, client, &hop, near, out) {
             Step::Ask(_) | Step::Chase(_) => Quick::Slow,
             Step::Done => Quick::Reply,
         }
@@ -136,14 +159,14 @@ impl Answerer {
         let in_force = self.in_force.load_full();
         let settings = &in_force.settings;
         let (hop, _) = self.hop(settings, &query, client);
-        match self.decide(&in_force, &query, client, &hop, &mut out) {
+        match self.decide(&in_force, &query, client, &hop, None, &mut out) {
             Step::Done => {}
             Step::Ask(stale) => {
                 let found = self.ask(settings, &Key::of(&query), stale).await;
-                found.answer.write(&query, found.ttl, found.ede, &hop, &mut out);
+                found.write(&query, &hop, &mut out);
             }
             Step::Chase(target) => {
-                self.chase(settings, &query, target, &hop, &mut out).await;
+                self.chase(&in_force, &query, target, &hop, &mut out).await;
             }
         }
         Some(out)
@@ -155,12 +178,11 @@ impl Answerer {
         let Ok(query) = Query::parse(packet) else { return false };
         let in_force = self.in_force.load();
         let (hop, _) = self.hop(&in_force.settings, &query, client);
-        let Step::Ask(Some(stale)) = self.decide(&in_force, &query, client, &hop, out) else {
+        let Step::Ask(Some(stale)) = self.decide(&in_force, &query, client, &hop, None, out) else {
             return false;
         };
         count(&self.flights.counters.stale);
-        let found = Found::stale(stale);
-        found.answer.write(&query, found.ttl, found.ede, &hop, out);
+        Found::stale(stale).write(&query, &hop, out);
         true
     }
 
@@ -209,6 +231,7 @@ impl Answerer {
         query: &Query<'_>,
         client: &Client,
         hop: &Hop,
+        near: Option<&mut Near>,
         out: &mut Vec<u8>,
     ) -> Step<'s> {
         let counters = &self.flights.counters;
@@ -249,19 +272,46 @@ impl Answerer {
             count(&counters.refused);
             return Step::Done;
         }
-        match self.cached(settings, &Key::of(query)) {
-            Ok(found) => {
-                found.answer.write(query, found.ttl, found.ede, hop, out);
-                Step::Done
+        let (key, now) = (Key::of(query), self.flights.clock.mono());
+        let stale = if let Some(near) = near {
+            match self.weigh(settings, &key, self.flights.cache.get_near(near, &key, now)) {
+                Ok(found) => return found.write(query, hop, out),
+                Err(stale) => stale.cloned(),
             }
-            Err(stale) => Step::Ask(stale),
+        } else {
+            match self.weigh(settings, &key, self.flights.cache.get(&key, now)) {
+                Ok(found) => return found.write(query, hop, out),
+                Err(stale) => stale,
+            }
+        };
+        match self.blocked(in_force, &key, now) {
+            Some(answer) => Found::fresh(answer).write(query, hop, out),
+            None => Step::Ask(stale),
         }
     }
 
-    /// What the cache has to say at once; else what there is if no upstream answers.
-    fn cached(&self, settings: &AnswerSettings, key: &Key<'_>) -> Result<Found, Option<Answer>> {
+    /// The answer that stands in for the truth, if the filter says so; it is kept.
+    fn blocked(&self, in_force: &InForce, key: &Key<'_>, now: Instant) -> Option<Answer> {
+        let filter = in_force.filter.as_ref()?;
+        let era = self.flights.cache.era();
+        let Verdict::Block(reason) = filter.judge(key.name()) else { return None };
+        count(&self.flights.counters.blocked);
+        let answer = Answer::blocked(key.question, reason, BLOCKED_TTL);
+        let standing = Standing { policy: Policy::Rewritten, ..Provenance::Strict.into() };
+        self.flights.cache.insert(key, &answer, standing, era, now);
+        Some(answer)
+    }
+
+    /// What is to be said at once of what the cache knows; else what there is if no upstream
+    /// answers.
+    fn weigh<A: Borrow<Answer>>(
+        &self,
+        settings: &AnswerSettings,
+        key: &Key<'_>,
+        known: Lookup<A>,
+    ) -> Result<Found<A>, Option<A>> {
         let counters = &self.flights.counters;
-        match self.flights.cache.get(key, self.flights.clock.mono()) {
+        match known {
             Lookup::Fresh { answer, age, refresh } => {
                 count(&counters.cached);
                 self.refresh_if(refresh, key, settings);
@@ -325,20 +375,25 @@ impl Answerer {
     /// Completes the answer to a local CNAME record with what its target in the world stands for.
     async fn chase(
         &self,
-        settings: &AnswerSettings,
+        in_force: &InForce,
         query: &Query<'_>,
         target: &Name,
         hop: &Hop,
         out: &mut Vec<u8>,
     ) {
+        let settings = &in_force.settings;
         let mut question = Vec::with_capacity(MAX_NAME + 4);
         question.extend_from_slice(target.as_wire());
         question.extend_from_slice(&query.qtype.0.to_be_bytes());
         question.extend_from_slice(&query.class.0.to_be_bytes());
         let key = Key { question: &question, ..Key::of(query) };
-        let found = match self.cached(settings, &key) {
+        let now = self.flights.clock.mono();
+        let found = match self.weigh(settings, &key, self.flights.cache.get(&key, now)) {
             Ok(found) => found,
-            Err(stale) => self.ask(settings, &key, stale).await,
+            Err(stale) => match self.blocked(in_force, &key, now) {
+                Some(answer) => Found::fresh(answer),
+                None => self.ask(settings, &key, stale).await,
+            },
         };
         let Some(Started { mut reply, .. }) = settings.names.answer(query, out) else { return };
         reply.set_rcode(found.answer.rcode());
@@ -354,8 +409,14 @@ impl Answerer {
 }
 
 impl listen::Answer for Answerer {
-    fn quick(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Quick {
-        Self::quick(self, query, client, reply)
+    fn quick(
+        &self,
+        query: &[u8],
+        client: &Client,
+        near: Option<&mut Near>,
+        reply: &mut Vec<u8>,
+    ) -> Quick {
+        Self::quick(self, query, client, near, reply)
     }
 
     fn stale(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> bool {
@@ -377,26 +438,31 @@ enum Step<'s> {
     Done,
 }
 
-/// An answer, and how to pass it on.
-struct Found {
-    answer: Answer,
+/// An answer, and how to pass it on. `A` holds the answer, or borrows it.
+struct Found<A = Answer> {
+    answer: A,
     ttl: Ttl,
     ede: Option<(Ede, &'static str)>,
 }
 
-impl Found {
-    const fn fresh(answer: Answer) -> Self {
+impl<A: Borrow<Answer>> Found<A> {
+    const fn fresh(answer: A) -> Self {
         Self { answer, ttl: Ttl::Aged(0), ede: None }
     }
 
-    fn stale(answer: Answer) -> Self {
-        let code = if answer.rcode() == Rcode::NXDOMAIN {
+    fn stale(answer: A) -> Self {
+        let code = if answer.borrow().rcode() == Rcode::NXDOMAIN {
             Ede::StaleNxdomainAnswer
         } else {
             Ede::StaleAnswer
         };
         let ede = Some((code, "no fresh answer could be had"));
         Self { answer, ttl: Ttl::Fixed(STALE_TTL), ede }
+    }
+
+    fn write<'s>(&self, query: &Query<'_>, hop: &Hop, out: &mut Vec<u8>) -> Step<'s> {
+        self.answer.borrow().write(query, self.ttl, self.ede, hop, out);
+        Step::Done
     }
 }
 

@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use tokio::runtime::Handle;
 
 use super::WorldError;
+use crate::cache::Near;
 use crate::config::Transport;
 use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Answer, Limits, Listeners, Places, Quick, Tls};
 use crate::dns::{BoxFuture, Client};
@@ -110,7 +111,7 @@ impl Default for Zone {
 }
 
 impl Answer for Zone {
-    fn quick(&self, packet: &[u8], _: &Client, reply: &mut Vec<u8>) -> Quick {
+    fn quick(&self, packet: &[u8], _: &Client, _: Option<&mut Near>, reply: &mut Vec<u8>) -> Quick {
         if self.silent.load(Ordering::Relaxed) {
             return Quick::Slow;
         }

@@ -44,7 +44,7 @@ impl Source {
         let told: Arc<dyn Clock> = Arc::<SkewedClock>::clone(&clock);
         let server = TimeServer::new(told, Arc::new(ArcSwap::from_pointee(status)), None);
         let service = Arc::new(Service { server, silent: AtomicBool::new(false) });
-        let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
+        let handler = Arc::<Service>::clone(&service);
         let (address, threads) = DatagramListen::new("NTP of the small world", "lab-ntp", handler)
             .listen(address)
             .map_err(|error| WorldError::Listen { address, error })?;
@@ -89,9 +89,17 @@ struct Service {
 }
 
 impl Handler for Service {
-    fn handle(&self, datagram: Datagram<'_>, socket: &Arc<Socket>, reply: &mut Vec<u8>) {
+    type Own = ();
+
+    fn handle(
+        &self,
+        datagram: Datagram<'_>,
+        socket: &Arc<Socket>,
+        own: &mut (),
+        reply: &mut Vec<u8>,
+    ) {
         if !self.silent.load(Ordering::Relaxed) {
-            self.server.handle(datagram, socket, reply);
+            self.server.handle(datagram, socket, own, reply);
         }
     }
 }

@@ -97,9 +97,15 @@ pub struct Sent {
     pub failed: usize,
 }
 
+/// Datagrams asked for at once while few come: every header that is made ready costs, whether it
+/// is used or not.
+const FEW: usize = 4;
+
 /// Room to receive and answer [`BATCH`] datagrams; nothing is allocated once it is warm.
 pub struct Batch {
     lane: Lane,
+    /// Datagrams to ask for next.
+    ask: usize,
     payloads: Box<[u8]>,
     /// Octets and sender of each datagram; `None` for one that cannot be used.
     received: Vec<Option<(usize, Peer)>>,
@@ -115,6 +121,7 @@ impl Batch {
                 SocketAddr::V4(_) => Lane::V4(Headers::new()),
                 SocketAddr::V6(_) => Lane::V6(Headers::new()),
             },
+            ask: FEW,
             payloads: vec![0; BATCH * MAX_DATAGRAM].into(),
             received: Vec::with_capacity(BATCH),
             replies: vec![Vec::new(); BATCH].into(),
@@ -131,10 +138,13 @@ impl Batch {
     /// What the kernel says.
     pub fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
         self.received.clear();
-        match &mut self.lane {
-            Lane::V4(headers) => headers.receive(socket, &mut self.payloads, &mut self.received),
-            Lane::V6(headers) => headers.receive(socket, &mut self.payloads, &mut self.received),
-        }
+        let (room, received) = (&mut self.payloads[..self.ask * MAX_DATAGRAM], &mut self.received);
+        let usable = match &mut self.lane {
+            Lane::V4(headers) => headers.receive(socket, room, received),
+            Lane::V6(headers) => headers.receive(socket, room, received),
+        };
+        self.ask = if self.received.len() < FEW { FEW } else { BATCH };
+        usable
     }
 
     /// Hands every received datagram to `handle`, with an empty buffer for its
@@ -190,8 +200,22 @@ impl<A: Address> Headers<A> {
         payloads: &mut [u8],
         received: &mut Vec<Option<(usize, Peer)>>,
     ) -> io::Result<usize> {
+        if payloads.len() > FEW * MAX_DATAGRAM {
+            self.receive_up_to::<BATCH>(socket, payloads, received)
+        } else {
+            self.receive_up_to::<FEW>(socket, payloads, received)
+        }
+    }
+
+    /// Receives at most `MOST` datagrams, and as many as `payloads` has room for.
+    fn receive_up_to<const MOST: usize>(
+        &mut self,
+        socket: &Socket,
+        payloads: &mut [u8],
+        received: &mut Vec<Option<(usize, Peer)>>,
+    ) -> io::Result<usize> {
         let mut chunks = payloads.chunks_exact_mut(MAX_DATAGRAM);
-        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
+        let mut slices: [[IoSliceMut<'_>; 1]; MOST] =
             std::array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
         // The first may block, the others are taken if they are there.
         let flags = MsgFlags::MSG_WAITFORONE;
@@ -226,21 +250,35 @@ impl<A: Address> Headers<A> {
         received: &[Option<(usize, Peer)>],
         replies: &[Vec<u8>],
     ) -> Sent {
+        if received.len() > FEW {
+            self.send_up_to::<BATCH>(socket, received, replies)
+        } else {
+            self.send_up_to::<FEW>(socket, received, replies)
+        }
+    }
+
+    /// Answers at most the first `MOST` datagrams.
+    fn send_up_to<const MOST: usize>(
+        &mut self,
+        socket: &Socket,
+        received: &[Option<(usize, Peer)>],
+        replies: &[Vec<u8>],
+    ) -> Sent {
         let mut total = Sent::default();
-        let mut done = [false; BATCH];
-        let ready =
-            |slot: usize, done: &[bool; BATCH]| match (received.get(slot), replies.get(slot)) {
-                (Some(Some((_, peer))), Some(reply)) if !reply.is_empty() && !done[slot] => {
-                    Some((*peer, reply.as_slice()))
-                }
-                _ => None,
-            };
-        for first in 0..received.len().min(BATCH) {
+        let mut done = [false; MOST];
+        let ready = |slot: usize, done: &[bool; MOST]| match (received.get(slot), replies.get(slot))
+        {
+            (Some(Some((_, peer))), Some(reply)) if !reply.is_empty() && !done[slot] => {
+                Some((*peer, reply.as_slice()))
+            }
+            _ => None,
+        };
+        for first in 0..received.len().min(MOST) {
             let Some((leader, _)) = ready(first, &done) else { continue };
-            let mut slices = [[IoSlice::new(&[])]; BATCH];
-            let mut to = [None; BATCH];
+            let mut slices = [[IoSlice::new(&[])]; MOST];
+            let mut to = [None; MOST];
             let mut len = 0;
-            for slot in first..received.len().min(BATCH) {
+            for slot in first..received.len().min(MOST) {
                 let Some((peer, reply)) = ready(slot, &done) else { continue };
                 if peer.local == leader.local && peer.interface == leader.interface {
                     done[slot] = true;

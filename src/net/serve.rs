@@ -19,10 +19,19 @@ const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers datagrams, on several threads at once.
 pub trait Handler: Send + Sync + 'static {
+    /// What each thread has for itself.
+    type Own: Default;
+
     /// Writes the reply to `datagram` into `reply`, which comes empty; left empty, nothing is sent.
     ///
     /// `socket` is what it came by, for whoever replies later. Must not block.
-    fn handle(&self, datagram: Datagram<'_>, socket: &Arc<Socket>, reply: &mut Vec<u8>);
+    fn handle(
+        &self,
+        datagram: Datagram<'_>,
+        socket: &Arc<Socket>,
+        own: &mut Self::Own,
+        reply: &mut Vec<u8>,
+    );
 }
 
 /// What the threads of a service have done.
@@ -39,17 +48,17 @@ pub struct Tally {
 }
 
 /// A datagram service, to be kept open by [`super::KeepOpen`].
-pub struct DatagramListen {
+pub struct DatagramListen<H> {
     service: &'static str,
     thread: &'static str,
-    handler: Arc<dyn Handler>,
+    handler: Arc<H>,
     tally: Arc<Tally>,
 }
 
-impl DatagramListen {
+impl<H: Handler> DatagramListen<H> {
     /// A service of the name `service` (for the log) whose threads are named `thread`.
     #[must_use]
-    pub fn new(service: &'static str, thread: &'static str, handler: Arc<dyn Handler>) -> Self {
+    pub fn new(service: &'static str, thread: &'static str, handler: Arc<H>) -> Self {
         Self { service, thread, handler, tally: Arc::default() }
     }
 
@@ -60,7 +69,7 @@ impl DatagramListen {
     }
 }
 
-impl Listen for DatagramListen {
+impl<H: Handler> Listen for DatagramListen<H> {
     type Guard = Threads;
 
     fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Threads)> {
@@ -77,7 +86,7 @@ impl Listen for DatagramListen {
     }
 }
 
-impl fmt::Debug for DatagramListen {
+impl<H> fmt::Debug for DatagramListen<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatagramListen")
             .field("service", &self.service)
@@ -94,7 +103,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    fn start(listen: &DatagramListen, sockets: Vec<UdpSocket>) -> io::Result<Self> {
+    fn start<H: Handler>(listen: &DatagramListen<H>, sockets: Vec<UdpSocket>) -> io::Result<Self> {
         let mut this = Self { stop: Arc::default(), running: Vec::new() };
         for socket in sockets {
             let socket = Arc::new(Socket::new(socket)?);
@@ -125,23 +134,24 @@ impl Drop for Threads {
     }
 }
 
-struct Worker {
+struct Worker<H> {
     service: &'static str,
     socket: Arc<Socket>,
-    handler: Arc<dyn Handler>,
+    handler: Arc<H>,
     tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
 }
 
-impl Worker {
+impl<H: Handler> Worker<H> {
     fn run(&self) {
         let mut batch = Batch::new(&self.socket);
+        let mut own = H::Own::default();
         loop {
             match batch.receive(&self.socket) {
                 Ok(0) | Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Ok(0) => {}
                 Ok(received) => {
-                    batch.answer(|datagram, reply| self.handle(datagram, reply));
+                    batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
                     let sent = batch.send(&self.socket);
                     // Once a batch, not once a datagram: the threads share these.
                     add(&self.tally.received, received);
@@ -156,8 +166,8 @@ impl Worker {
         }
     }
 
-    fn handle(&self, datagram: Datagram<'_>, reply: &mut Vec<u8>) {
-        let handle = AssertUnwindSafe(|| self.handler.handle(datagram, &self.socket, reply));
+    fn handle(&self, datagram: Datagram<'_>, own: &mut H::Own, reply: &mut Vec<u8>) {
+        let handle = AssertUnwindSafe(|| self.handler.handle(datagram, &self.socket, own, reply));
         if let Err(payload) = catch_unwind(handle) {
             reply.clear();
             let panics = self.tally.panics.fetch_add(1, Ordering::Relaxed) + 1;
@@ -223,7 +233,15 @@ mod tests {
     struct Touchy;
 
     impl Handler for Touchy {
-        fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, reply: &mut Vec<u8>) {
+        type Own = ();
+
+        fn handle(
+            &self,
+            datagram: Datagram<'_>,
+            _: &Arc<Socket>,
+            (): &mut (),
+            reply: &mut Vec<u8>,
+        ) {
             assert_ne!(datagram.payload, b"panic");
             reply.extend_from_slice(datagram.payload);
         }

@@ -200,7 +200,9 @@ impl TimeServer {
 }
 
 impl Handler for TimeServer {
-    fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, reply: &mut Vec<u8>) {
+    type Own = ();
+
+    fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, (): &mut (), reply: &mut Vec<u8>) {
         if let Some(answer) = self.answer(datagram.payload, datagram.peer.address.ip()) {
             reply.extend_from_slice(&answer);
         }

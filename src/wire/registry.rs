@@ -112,6 +112,8 @@ impl fmt::Display for Rcode {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u16)]
 pub enum Ede {
+    /// 15: The name is on a list of this server's operator.
+    Blocked = 15,
     /// 22: No server of those that might know could be reached.
     NoReachableAuthority = 22,
     /// 23: Speaking to another server failed.

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
+use firstlight::cache::Near;
 use firstlight::dns::listen::{
     ALPN_DOH, ALPN_DOT, Answer, Limits, Listeners, Places, PresentConfig, Quick, Tls,
 };
@@ -25,7 +26,7 @@ pub(crate) struct Script {
 }
 
 impl Answer for Script {
-    fn quick(&self, query: &[u8], _: &Client, reply: &mut Vec<u8>) -> Quick {
+    fn quick(&self, query: &[u8], _: &Client, _: Option<&mut Near>, reply: &mut Vec<u8>) -> Quick {
         reply.clear();
         match first_label(query) {
             Some(b"quick") => reply.extend(respond(query, 0)),

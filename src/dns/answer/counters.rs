@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts since the start. Every question ends in exactly one of the first ten.
+        /// Counts since the start. Every question ends in exactly one of the first eleven.
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub(super) $name: AtomicU64,)*
@@ -39,6 +39,8 @@ counters! {
     refused,
     /// Answered from local and special names.
     local,
+    /// Answered with a policy instead of the truth, and not from the cache.
+    blocked,
     /// Answered from the cache, within the time to live.
     cached,
     /// Answered from the cache, past the time to live.

@@ -10,6 +10,7 @@ use super::clients::Clients;
 use crate::cache::Bounds;
 use crate::config::{ClientNetwork, Config, Plaintext};
 use crate::dns::listen::Limits;
+use crate::filter::Filter;
 use crate::names::Names;
 use crate::net::rate::{Limiter, Rate};
 
@@ -61,6 +62,7 @@ pub(super) struct InForce {
     clients: Arc<Clients>,
     on_link: Arc<[IpNet]>,
     limiter: Option<Arc<Limiter>>,
+    pub(super) filter: Option<Arc<dyn Filter>>,
 }
 
 impl InForce {
@@ -68,7 +70,7 @@ impl InForce {
         let on_link = Arc::from([]);
         let clients = Arc::new(Clients::new(&settings.clients, &on_link));
         let limiter = limiter(settings.rate, now);
-        Self { settings: Arc::new(settings), clients, on_link, limiter }
+        Self { settings: Arc::new(settings), clients, on_link, limiter, filter: None }
     }
 
     /// The same machine under other settings.
@@ -79,13 +81,18 @@ impl InForce {
         } else {
             limiter(settings.rate, now)
         };
-        Self { settings: Arc::clone(settings), clients, on_link: self.on_link.clone(), limiter }
+        Self { settings: Arc::clone(settings), clients, limiter, ..self.clone() }
     }
 
     /// The same settings on a machine that is part of other networks.
     pub(super) fn with_networks(&self, on_link: &Arc<[IpNet]>) -> Self {
         let clients = Arc::new(Clients::new(&self.settings.clients, on_link));
         Self { clients, on_link: Arc::clone(on_link), ..self.clone() }
+    }
+
+    /// The same under another filter.
+    pub(super) fn with_filter(&self, filter: Option<Arc<dyn Filter>>) -> Self {
+        Self { filter, ..self.clone() }
     }
 
     /// Whether questions of a client at `address` are answered at all.

@@ -18,6 +18,7 @@ use crate::cache::{Bounds, ChainId};
 use crate::clock::UnixTime;
 use crate::config::ClientNetwork;
 use crate::dns::{BoxFuture, ForwardError, Forwarded};
+use crate::filter::{Filter, Verdict};
 use crate::names::{Entry, Names};
 
 #[tokio::test]
@@ -190,7 +191,7 @@ async fn clients_without_encryption_get_what_the_policy_says() {
     let lab = Lab::new(settings());
     let code = |name: &str, protocol| {
         let mut out = Vec::new();
-        match lab.answerer.quick(&query(name), &client(protocol), &mut out) {
+        match lab.answerer.quick(&query(name), &client(protocol), None, &mut out) {
             Quick::Reply => {
                 let reply = Hickory::from_vec(&out).unwrap();
                 Some((reply.metadata.response_code, ede(&reply).map(|(code, _)| code)))
@@ -233,7 +234,7 @@ async fn what_is_not_served_is_refused() {
     let mut response = query("www.example.");
     response[2] |= 0x80;
     let mut out = Vec::new();
-    assert_eq!(lab.answerer.quick(&response, &client(Protocol::Udp), &mut out), Quick::Drop);
+    assert_eq!(lab.answerer.quick(&response, &client(Protocol::Udp), None, &mut out), Quick::Drop);
     let counts = lab.answerer.counts();
     assert_eq!((counts.refused, counts.malformed, counts.dropped), (3, 1, 1));
 }
@@ -249,7 +250,7 @@ async fn a_question_for_any_record_over_udp_gets_one() {
     assert_eq!(reply.answers.len(), 1);
     assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
     let mut out = Vec::new();
-    assert_eq!(lab.answerer.quick(&any, &client(Protocol::Tcp), &mut out), Quick::Slow);
+    assert_eq!(lab.answerer.quick(&any, &client(Protocol::Tcp), None, &mut out), Quick::Slow);
 }
 
 #[tokio::test]
@@ -262,7 +263,7 @@ async fn id_case_and_flags_are_the_clients_own() {
     shouted[12..25].copy_from_slice(b"\x03WwW\x07eXAMPLe\0");
 
     let mut out = Vec::new();
-    lab.answerer.quick(&shouted, &client(Protocol::Udp), &mut out);
+    lab.answerer.quick(&shouted, &client(Protocol::Udp), None, &mut out);
 
     assert_eq!(out[..2], [0xbe, 0xef]);
     assert_eq!(out[2] & 1, 0, "RD is set");
@@ -399,12 +400,49 @@ async fn without_room_to_wait_outdated_data_is_given_out_at_once() {
 }
 
 #[tokio::test]
+async fn the_filter_is_asked_on_a_miss_and_its_verdict_kept() {
+    #[derive(Debug, Default)]
+    struct Ads(std::sync::atomic::AtomicUsize);
+    impl Filter for Ads {
+        fn judge(&self, name: &[u8]) -> Verdict<'_> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if name.starts_with(b"\x03ads") { Verdict::Block("listed") } else { Verdict::Pass }
+        }
+    }
+    let mut lab = Lab::new(settings());
+    lab.keep("ads.example.", 300).await;
+    lab.keep("www.example.", 300).await;
+    let filter = Arc::new(Ads::default());
+
+    let in_force: Arc<dyn Filter> = Arc::<Ads>::clone(&filter);
+    lab.answerer.set_filter(Some(&in_force));
+
+    let mut near = Near::new();
+    for _ in 0..3 {
+        let mut out = Vec::new();
+        let packet = query("ads.example.");
+        let quick = lab.answerer.quick(&packet, &client(Protocol::Udp), Some(&mut near), &mut out);
+        let reply = Hickory::from_vec(&out).unwrap();
+        assert_eq!((quick, reply.metadata.response_code), (Quick::Reply, ResponseCode::NXDomain));
+        assert_eq!(ede(&reply), Some((15, "listed".to_owned())));
+        assert_eq!(ttls(&reply), [60]);
+    }
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+    // Two names were in the cache, one was asked for that was not.
+    assert_eq!(filter.0.load(std::sync::atomic::Ordering::Relaxed), 3);
+    assert_eq!((lab.answerer.counts().blocked, lab.answerer.counts().cached), (1, 3));
+
+    lab.answerer.set_filter(None);
+    assert_eq!(lab.quick(&query("ads.example.")).1, Quick::Slow);
+}
+
+#[tokio::test]
 async fn clients_of_other_networks_are_refused() {
     let lab = Lab::new(settings());
     let code = |address: &str| {
         let client = Client { address: address.parse().unwrap(), protocol: Protocol::Dot };
         let mut out = Vec::new();
-        lab.answerer.quick(&query("pi.home.lan."), &client, &mut out);
+        lab.answerer.quick(&query("pi.home.lan."), &client, None, &mut out);
         let reply = Hickory::from_vec(&out).unwrap();
         (reply.metadata.response_code, ede(&reply).map(|(code, _)| code))
     };
@@ -430,7 +468,7 @@ async fn who_asks_too_much_over_udp_proves_its_address_first() {
         }
         let client = Client { address: address.parse().unwrap(), protocol };
         let mut out = Vec::new();
-        lab.answerer.quick(&message.to_vec().unwrap(), &client, &mut out);
+        lab.answerer.quick(&message.to_vec().unwrap(), &client, None, &mut out);
         Hickory::from_vec(&out).unwrap()
     };
     let answered = |reply: &Hickory| !reply.answers.is_empty();
@@ -460,7 +498,7 @@ async fn options_for_one_hop_are_answered_where_they_apply() {
             edns.options_mut().insert(EdnsOption::Unknown(code, content));
         }
         let mut out = Vec::new();
-        lab.answerer.quick(&message.to_vec().unwrap(), &client(protocol), &mut out);
+        lab.answerer.quick(&message.to_vec().unwrap(), &client(protocol), None, &mut out);
         let reply = Hickory::from_vec(&out).unwrap();
         assert_eq!(option(&reply, 10).map(|cookie| cookie.len()), Some(24), "{protocol:?}");
         (option(&reply, 11), option(&reply, 12).is_some().then_some(out.len() % 468))
@@ -548,7 +586,7 @@ proptest! {
             lab.upstream().await.answer(&said);
             let slow = slow.await.unwrap().unwrap();
             let mut quick = b"what was here before".to_vec();
-            assert_eq!(lab.answerer.quick(&packet, &client(protocol), &mut quick), Quick::Reply);
+            assert_eq!(lab.answerer.quick(&packet, &client(protocol), None, &mut quick), Quick::Reply);
             assert_eq!(slow, quick);
             let read = Hickory::from_vec(&slow).unwrap();
             assert_eq!((read.metadata.id, read.metadata.recursion_desired), (id, rd));
@@ -605,7 +643,7 @@ impl Lab {
 
     fn quick(&self, packet: &[u8]) -> (Hickory, Quick) {
         let mut out = Vec::new();
-        let quick = self.answerer.quick(packet, &client(Protocol::Udp), &mut out);
+        let quick = self.answerer.quick(packet, &client(Protocol::Udp), None, &mut out);
         let read =
             if quick == Quick::Reply { Hickory::from_vec(&out).unwrap() } else { Hickory::query() };
         (read, quick)

@@ -188,7 +188,7 @@ async fn answer(
 ) -> Result<Vec<u8>, StatusCode> {
     let query = query(request, shared).await?;
     let mut reply = Vec::with_capacity(512);
-    match shared.answer.quick(&query, &client, &mut reply) {
+    match shared.answer.quick(&query, &client, None, &mut reply) {
         Quick::Reply => Ok(reply),
         Quick::Drop => {
             count(&shared.counters.dropped);

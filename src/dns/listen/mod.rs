@@ -24,6 +24,7 @@ use self::accept::{Kind, StreamListen};
 use self::admission::Admission;
 use self::queue::{Place, Queue};
 use self::udp::Udp;
+use crate::cache::Near;
 use crate::config::Config;
 use crate::dns::{BoxFuture, Client};
 use crate::net::{DatagramListen, KeepOpen, Refused, Tally};
@@ -38,8 +39,15 @@ pub trait Answer: Debug + Send + Sync + 'static {
     /// Answers at once if nothing has to be waited for: a local name, the cache, a refusal.
     ///
     /// `reply` is emptied, and holds the answer after [`Quick::Reply`]. Called
-    /// on the thread that received the query; must not block.
-    fn quick(&self, query: &[u8], client: &Client, reply: &mut Vec<u8>) -> Quick;
+    /// on the thread that received the query; must not block. A thread that has a part of the
+    /// cache for itself hands it over.
+    fn quick(
+        &self,
+        query: &[u8],
+        client: &Client,
+        near: Option<&mut Near>,
+        reply: &mut Vec<u8>,
+    ) -> Quick;
 
     /// Answers at once with what is outdated, if there is any such thing that may be given out;
     /// `reply` is emptied, and holds the answer if so. Asked when there is no room to wait.
@@ -183,7 +191,7 @@ pub struct Counters {
 /// The DNS listeners.
 #[derive(Debug)]
 pub struct Listeners {
-    udp: KeepOpen<DatagramListen>,
+    udp: KeepOpen<DatagramListen<Udp>>,
     tcp: KeepOpen<StreamListen>,
     dot: KeepOpen<StreamListen>,
     doh: KeepOpen<StreamListen>,

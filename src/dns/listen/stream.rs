@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             at += 2 + query.len();
             taken += 1;
-            match self.link.shared.answer.quick(query, &self.client, &mut self.reply) {
+            match self.link.shared.answer.quick(query, &self.client, None, &mut self.reply) {
                 Quick::Reply => put(&mut self.output, &self.reply),
                 Quick::Slow => {
                     let shared = &self.link.shared;

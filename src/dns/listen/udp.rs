@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Place, Quick, Shared, count};
+use crate::cache::Near;
 use crate::dns::{Client, Protocol};
 use crate::net::{Datagram, Handler, Socket};
 
@@ -36,9 +37,17 @@ impl Udp {
 }
 
 impl Handler for Udp {
-    fn handle(&self, datagram: Datagram<'_>, socket: &Arc<Socket>, reply: &mut Vec<u8>) {
+    type Own = Near;
+
+    fn handle(
+        &self,
+        datagram: Datagram<'_>,
+        socket: &Arc<Socket>,
+        near: &mut Near,
+        reply: &mut Vec<u8>,
+    ) {
         let client = Client { address: datagram.peer.address, protocol: Protocol::Udp };
-        match self.shared.answer.quick(datagram.payload, &client, reply) {
+        match self.shared.answer.quick(datagram.payload, &client, Some(near), reply) {
             Quick::Reply => {}
             Quick::Drop => {
                 reply.clear();
