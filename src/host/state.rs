@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -89,13 +89,59 @@ impl StateDir {
     /// If it could not be written. The version on disk is then the old one, and
     /// reads give this one, from memory.
     pub fn write(&self, name: &str, value: &[u8]) -> Result<(), StateError> {
-        let written = self.file(name).and_then(|path| self.replace(&path, &frame(value)));
+        let content = frame(value);
+        let written =
+            self.file(name).and_then(|path| self.replace(&path, |file| file.write_all(&content)));
         let mut unwritten = self.unwritten();
         match &written {
             Ok(()) => unwritten.remove(name),
             Err(_) => unwritten.insert(name.to_owned(), value.to_vec()),
         };
         written
+    }
+
+    /// Replaces the file `name` by what `fill` writes, in one step as [`StateDir::write`] does. It
+    /// has no frame, and is not kept in memory.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be written; the version on disk is then the old one.
+    pub fn write_with<T>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut File) -> io::Result<T>,
+    ) -> Result<T, StateError> {
+        self.replace(&self.file(name)?, fill)
+    }
+
+    /// Reads the file `name` in pieces of `length` octets, of which the last may be shorter.
+    /// False if there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read to its end.
+    pub fn read_pieces(
+        &self,
+        name: &str,
+        length: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<bool, StateError> {
+        let path = self.file(name)?;
+        let failed = |error| StateError::io("read", &path, error);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut piece = Vec::with_capacity(length);
+        loop {
+            piece.clear();
+            let limit = u64::try_from(length).unwrap_or(u64::MAX);
+            if Read::by_ref(&mut file).take(limit).read_to_end(&mut piece).map_err(failed)? == 0 {
+                return Ok(true);
+            }
+            take(&piece);
+        }
     }
 
     /// Reads the value `name` from JSON; see [`StateDir::read`].
@@ -168,19 +214,24 @@ impl StateDir {
         }
         drop(lock);
         let probe = self.path.join(PROBE);
-        self.replace(&probe, &frame(b""))?;
+        self.replace(&probe, |file| file.write_all(&frame(b"")))?;
         fs::remove_file(&probe).map_err(|error| StateError::io("remove", &probe, error))
     }
 
-    fn replace(&self, path: &Path, content: &[u8]) -> Result<(), StateError> {
+    fn replace<T>(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&mut File) -> io::Result<T>,
+    ) -> Result<T, StateError> {
         let directory = self.lock()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let unfinished = self.path.join(format!(".{name}{UNFINISHED}"));
-        let written = self.write_durably(&unfinished, content, &directory).and_then(|()| {
+        let written = self.write_durably(&unfinished, fill, &directory).and_then(|written| {
             fs::rename(&unfinished, path)
                 .map_err(|error| StateError::io("replace", path, error))?;
             // Without this the rename itself may be lost with the power.
-            directory.sync_all().map_err(|error| StateError::io("flush", &self.path, error))
+            directory.sync_all().map_err(|error| StateError::io("flush", &self.path, error))?;
+            Ok(written)
         });
         if written.is_err() {
             // It may not exist, and would be removed at the next start anyway.
@@ -189,12 +240,12 @@ impl StateDir {
         written
     }
 
-    fn write_durably(
+    fn write_durably<T>(
         &self,
         path: &Path,
-        content: &[u8],
+        content: impl FnOnce(&mut File) -> io::Result<T>,
         directory: &File,
-    ) -> Result<(), StateError> {
+    ) -> Result<T, StateError> {
         let failed = |doing: &'static str| move |error| StateError::io(doing, path, error);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
@@ -209,8 +260,9 @@ impl StateDir {
             // A command run by root must not lock out the daemon's own user.
             fchown(&file, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away"))?;
         }
-        file.write_all(content).map_err(failed("write"))?;
-        file.sync_all().map_err(failed("flush"))
+        let written = content(&mut file).map_err(failed("write"))?;
+        file.sync_all().map_err(failed("flush"))?;
+        Ok(written)
     }
 
     /// Excludes every other writer, in this process or another, until it is dropped.
@@ -297,16 +349,7 @@ fn unframe(content: &[u8]) -> Option<&[u8]> {
 }
 
 fn header(value: &[u8]) -> String {
-    format!("{MAGIC} {} {:08x}\n", value.len(), crc32(value))
-}
-
-/// CRC-32 as Ethernet and zip have it (ISO/IEC 8802-3, reflected, polynomial 0x04c11db7).
-fn crc32(octets: &[u8]) -> u32 {
-    !octets.iter().fold(!0, |crc, octet| {
-        (0..8).fold(crc ^ u32::from(*octet), |crc, _| {
-            (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
-        })
-    })
+    format!("{MAGIC} {} {:08x}\n", value.len(), crc32fast::hash(value))
 }
 
 #[cfg(test)]
@@ -318,7 +361,6 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_common_one() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(frame(b"hello"), b"firstlight-state 1 5 3610a686\nhello");
     }
 
@@ -450,6 +492,33 @@ mod tests {
 
         let owner = fs::metadata(folder.0.join("floor")).unwrap();
         assert_eq!((owner.uid(), owner.gid()), (65534, 65533));
+    }
+
+    #[test]
+    fn a_file_of_pieces_is_replaced_whole_or_not_at_all() {
+        let folder = Folder::fresh();
+        let state = folder.open();
+        let read = || {
+            let mut pieces = Vec::new();
+            let there = state.read_pieces("cache", 4, |piece| pieces.push(piece.to_vec()));
+            (there.unwrap(), pieces.concat(), pieces.len())
+        };
+        assert_eq!(read(), (false, Vec::new(), 0));
+
+        let written = state.write_with("cache", |file| {
+            file.write_all(b"seven")?;
+            file.write_all(b"..").map(|()| 7)
+        });
+        assert_eq!(written.unwrap(), 7);
+        assert_eq!(read(), (true, b"seven..".to_vec(), 2));
+
+        let failed: Result<(), _> = state.write_with("cache", |file| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(failed.is_err());
+        assert_eq!(read(), (true, b"seven..".to_vec(), 2));
+        assert_eq!(folder.names(), ["cache"]);
     }
 
     #[test]
