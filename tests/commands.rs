@@ -135,8 +135,8 @@ fn without_a_daemon_the_floor_is_set_on_disk_up_and_down() {
 fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
     let daemon = Daemon::start(|request| match request {
         Request::Reload => Response::Ok(json!("the configuration is unchanged")),
-        Request::Flush { name: Some(_) } => Response::Ok(json!({ "flushed": 3 })),
-        Request::Flush { name: None } => Response::refused(Reason::Denied, "user 7 may not"),
+        Request::Flush { name: Some(_), .. } => Response::Ok(json!({ "flushed": 3 })),
+        Request::Flush { name: None, .. } => Response::refused(Reason::Denied, "user 7 may not"),
         Request::Cache { .. }
         | Request::Health { .. }
         | Request::SetFloor { .. }
@@ -148,6 +148,7 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
 
     assert_eq!(run(&["reload"]).1, "the configuration is unchanged\n");
     assert_eq!(run(&["flush", "Example.NET."]).1, "flushed: 3\n");
+    assert_eq!(run(&["flush", "--subtree", "example.net"]).1, "flushed: 3\n");
     assert_eq!(run(&["flush"]), (4, String::new(), "error: user 7 may not\n".to_owned()));
     assert_eq!(run(&["cache", "example.net"]).0, 1);
     let name = || "example.net".to_owned();
@@ -155,9 +156,10 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         *daemon.asked.lock().unwrap(),
         [
             Request::Reload,
-            Request::Flush { name: Some(name()) },
-            Request::Flush { name: None },
-            Request::Cache { name: name() },
+            Request::Flush { name: Some(name()), subtree: false },
+            Request::Flush { name: Some(name()), subtree: true },
+            Request::Flush { name: None, subtree: false },
+            Request::Cache { name: Some(name()) },
         ]
     );
 }

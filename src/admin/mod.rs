@@ -43,15 +43,19 @@ pub trait Control: Debug + Send + Sync {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Request {
-    /// What the cache holds under a name.
+    /// What the cache holds.
     Cache {
-        /// The name, in presentation format.
-        name: String,
+        /// In detail under this name, in presentation format.
+        #[serde(default)]
+        name: Option<String>,
     },
     /// Forget cached answers.
     Flush {
         /// Those of this name alone; `None`: all.
         name: Option<String>,
+        /// Also those of every name below it.
+        #[serde(default)]
+        subtree: bool,
     },
     /// Whether a part of the daemon does its work.
     Health {
@@ -78,7 +82,8 @@ impl Request {
     #[must_use]
     pub const fn needs_privilege(&self) -> bool {
         match self {
-            Self::Cache { .. } | Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
+            Self::Cache { name } => name.is_some(),
+            Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
             Self::Health { .. } | Self::Sources | Self::Status | Self::Upstreams => false,
         }
     }

@@ -91,6 +91,9 @@ pub struct Dns {
     pub local_names: usize,
     /// What became of the questions, by name of the counter.
     pub counters: std::collections::BTreeMap<String, u64>,
+    /// The cache's copy on disk.
+    #[serde(default)]
+    pub snapshot: Snapshot,
     /// Ways in which questions may leave in plaintext; empty unless configured.
     pub plaintext_exceptions: Vec<String>,
 }
@@ -206,12 +209,104 @@ pub struct Upstream {
     pub relaxed_only: bool,
 }
 
-/// What the cache holds under a name.
+/// What the cache holds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Cache {
-    /// Answers held in all.
+    /// Answers held.
     pub entries: usize,
-    /// Bytes held in all.
+    /// Of those, through chains whose dates are not certain yet.
+    pub relaxed: usize,
+    /// Bytes held.
+    pub bytes: usize,
+    /// Bytes that may be held.
+    pub limit: usize,
+    /// Questions answered from it within the time to live, since the start.
+    pub fresh: u64,
+    /// The same past it.
+    pub stale: u64,
+    /// Questions that needed an upstream.
+    pub missed: u64,
+    /// The share of those that did not; `None` before the first question.
+    pub hit_ratio: Option<f64>,
+    /// Answers taken in since the start.
+    pub inserted: u64,
+    /// Answers that had to make room since the start.
+    pub evicted: u64,
+    /// Its copy on disk.
+    pub snapshot: Snapshot,
+    /// What is held under the name asked for.
+    pub held: Option<Vec<Held>>,
+}
+
+/// The cache's copy on disk.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Whether one is read and written.
+    pub enabled: bool,
+    /// What was read at the start.
+    pub read: Option<SnapshotRead>,
+    /// For how many seconds the machine was off before that, once it is known.
+    pub offline: Option<u64>,
+    /// Seconds since one was written; `None`: not by this process.
+    pub written_ago: Option<u64>,
+    /// Answers in it.
+    pub written_entries: usize,
+    /// Its size in bytes.
+    pub written_bytes: u64,
+    /// Bytes that the disk may still be given at this time.
+    pub budget: u64,
+    /// What last went wrong with it.
+    pub trouble: Option<String>,
+}
+
+/// What was read of a snapshot.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SnapshotRead {
+    /// How long that took.
+    pub milliseconds: u64,
+    /// Answers taken from it.
+    pub entries: usize,
+    /// Answers that were too old, or asked for anew by then.
+    pub left_out: usize,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Pages that were damaged.
+    pub skipped_pages: usize,
+}
+
+/// A cached answer. Spans are in seconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Held {
+    /// The type asked for.
+    #[serde(rename = "type")]
+    pub rtype: String,
+    /// DNSSEC records were asked for.
+    pub dnssec_ok: bool,
+    /// Answers that fail validation were asked for.
+    pub checking_disabled: bool,
+    /// For whom it is; 0: everybody.
+    pub view: u16,
+    /// The response code.
+    pub rcode: String,
+    /// Records of the answer section, or of the authority section of a negative answer.
+    pub records: Vec<String>,
+    /// Since when it is held.
+    pub age: u32,
+    /// `fresh`, `stale` or `expired`.
+    pub state: String,
+    /// For how long it may still be given out.
+    pub left: Option<u32>,
+    /// Why it is given out, or why not.
+    pub why: String,
+    /// `bogus`, `insecure`, `secure` or `unchecked`.
+    pub validation: String,
+    /// `as-came` or `rewritten`.
+    pub policy: String,
+    /// The chain it came through, if its dates are not certain yet.
+    pub chain: Option<u64>,
+    /// It came from the snapshot.
+    pub restored: bool,
+    /// Octets.
     pub bytes: usize,
 }
 

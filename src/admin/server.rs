@@ -122,10 +122,13 @@ mod tests {
         let daemon = Daemon::start(Policy::decided_by(|_| true)).await;
 
         let health = daemon.call(Request::Health { kind: Health::Dns }).await;
-        let flush = daemon.call(Request::Flush { name: None }).await;
+        let flush = daemon.call(Request::Flush { name: None, subtree: false }).await;
 
         assert_eq!(health.unwrap(), json!({"asked": {"health": {"kind": "dns"}}, "may": true}));
-        assert_eq!(flush.unwrap(), json!({"asked": {"flush": {"name": null}}, "may": true}));
+        assert_eq!(
+            flush.unwrap(),
+            json!({"asked": {"flush": {"name": null, "subtree": false}}, "may": true})
+        );
     }
 
     #[tokio::test]
@@ -139,8 +142,8 @@ mod tests {
         for request in [
             Request::Reload,
             Request::SetFloor { seconds: 0 },
-            Request::Flush { name: None },
-            Request::Cache { name: "example.net".to_owned() },
+            Request::Flush { name: None, subtree: false },
+            Request::Cache { name: Some("example.net".to_owned()) },
         ] {
             assert_eq!(refusal(daemon.call(request).await), Reason::Denied);
         }

@@ -1,4 +1,4 @@
-//! Answers the control socket from what the steward knows.
+//! Answers the control socket from what the steward knows; about the cache, without him.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::boot::Boot;
@@ -19,7 +20,6 @@ use crate::clock::{CertDates, UnixTime};
 use crate::config::{ClockMode, Plaintext};
 use crate::node::Input;
 use crate::node::ports::{Clock, Steer};
-use crate::wire::Name;
 
 /// A socket that cannot be opened is tried again after this pause.
 const RETRY: Duration = Duration::from_secs(2);
@@ -27,12 +27,20 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Takes requests to the steward.
 #[derive(Debug)]
 pub(super) struct Desk {
+    services: Arc<Services>,
     steward: mpsc::Sender<Message>,
 }
 
 impl Desk {
-    pub(super) const fn new(steward: mpsc::Sender<Message>) -> Self {
-        Self { steward }
+    pub(super) const fn new(services: Arc<Services>, steward: mpsc::Sender<Message>) -> Self {
+        Self { services, steward }
+    }
+
+    /// What takes a walk through the whole cache keeps nobody waiting but who asked for it.
+    async fn walk(&self, walk: impl FnOnce(&Services) -> Response + Send + 'static) -> Response {
+        let services = Arc::clone(&self.services);
+        let walked = spawn_blocking(move || walk(&services)).await;
+        walked.unwrap_or_else(|fault| Response::refused(Reason::Failed, fault.to_string()))
     }
 }
 
@@ -40,10 +48,20 @@ impl Control for Desk {
     fn handle(&self, request: Request, _: bool) -> admin::BoxFuture<'_, Response> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let message = if request == Request::Reload {
-                Message::Reload(Some(reply))
-            } else {
-                Message::Ask(request, reply)
+            let message = match request {
+                Request::Cache { name } => {
+                    return self.walk(move |services| services.show_cache(name.as_deref())).await;
+                }
+                Request::Flush { name, subtree } => {
+                    let flush = move |services: &Services| services.flush(name.as_deref(), subtree);
+                    return self.walk(flush).await;
+                }
+                Request::Reload => Message::Reload(Some(reply)),
+                Request::Health { .. }
+                | Request::SetFloor { .. }
+                | Request::Sources
+                | Request::Status
+                | Request::Upstreams => Message::Ask(request, reply),
             };
             let gone = || {
                 Response::refused(
@@ -85,10 +103,10 @@ impl Steward {
     /// Answers a request.
     pub(super) fn answer(&mut self, request: &Request) -> Response {
         match request {
-            Request::Cache { name } => self.cache(name),
-            Request::Flush { name } => self.flush(name.as_deref()),
             Request::Health { kind } => json(&self.health(*kind)),
-            Request::Reload => Response::refused(Reason::Failed, "reload is not answered here"),
+            Request::Cache { .. } | Request::Flush { .. } | Request::Reload => {
+                Response::refused(Reason::Failed, "this is not answered here")
+            }
             Request::SetFloor { seconds } => {
                 self.feed(Input::SetFloor(UnixTime::from_secs(*seconds)));
                 json(&self.status())
@@ -180,6 +198,7 @@ impl Steward {
             .to_owned(),
             local_names: self.config.names.len(),
             counters,
+            snapshot: self.services.snapshots.report(),
             plaintext_exceptions: Vec::new(),
         }
     }
@@ -289,27 +308,6 @@ impl Steward {
         };
         report::HealthReport { healthy, reason }
     }
-
-    fn cache(&self, name: &str) -> Response {
-        match name.parse::<Name>() {
-            Ok(_) => {
-                let stats = self.services.cache.stats();
-                json(&report::Cache { entries: stats.entries, bytes: stats.bytes })
-            }
-            Err(error) => Response::refused(Reason::Malformed, format!("`{name}`: {error}")),
-        }
-    }
-
-    fn flush(&self, name: Option<&str>) -> Response {
-        let flushed = match name.map(str::parse::<Name>) {
-            None => self.services.cache.flush_all(),
-            Some(Ok(name)) => self.services.cache.flush_subtree(&name),
-            Some(Err(error)) => {
-                return Response::refused(Reason::Malformed, error.to_string());
-            }
-        };
-        json(&serde_json::json!({ "flushed": flushed }))
-    }
 }
 
 impl Services {
@@ -362,7 +360,7 @@ impl Services {
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Response {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Response {
     match serde_json::to_value(value) {
         Ok(value) => Response::Ok(value),
         Err(error) => Response::refused(Reason::Failed, error.to_string()),

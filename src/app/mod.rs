@@ -2,12 +2,14 @@
 
 mod asking;
 mod boot;
+mod cached;
 mod control;
 mod filter;
 mod keep;
 mod logging;
 mod renumber;
 mod services;
+mod snapshot;
 mod steward;
 mod supervise;
 
@@ -26,6 +28,7 @@ pub(crate) use self::boot::bounds;
 use self::boot::Boot;
 use self::control::Desk;
 use self::services::Services;
+use self::snapshot::Snapshots;
 use self::steward::{Message, Steward};
 use self::supervise::keep;
 use crate::admin;
@@ -89,12 +92,16 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     services.pass_on(reports, sender.clone());
     notify::ready();
 
-    let desk = Arc::new(Desk::new(sender.clone()));
+    // Sockets answer: what was known before comes back beside them.
+    let snapshots = Arc::clone(&services.snapshots);
+    keep("snapshot", move || Arc::clone(&snapshots).run());
+    let desk = Arc::new(Desk::new(Arc::clone(&services), sender.clone()));
     let (place, changes) = (Arc::clone(&boot), sender.clone());
     keep("control", move || control::listen(Arc::clone(&place), Arc::clone(&desk)));
     keep("links", move || watch_links(changes.clone()));
 
     let mailbox = Arc::new(Mutex::new(mailbox));
+    let snapshots = Arc::clone(&services.snapshots);
     let (rooms, letters) = (Arc::clone(&services), sender.clone());
     let steward = keep("node", move || {
         let file = options.config.clone();
@@ -116,6 +123,9 @@ async fn serve(boot: Arc<Boot>, options: Options) {
         let _ = steward.await;
     };
     let _ = tokio::time::timeout(GRACE, end).await;
+    if tokio::time::timeout(GRACE, snapshots.aside(Snapshots::write)).await.is_err() {
+        warn!(seconds = GRACE.as_secs(), "the disk was too slow for the cache's snapshot");
+    }
 }
 
 async fn obey_signals(signals: io::Result<Signals>, sender: &mpsc::Sender<Message>) {

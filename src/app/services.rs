@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::boot::Boot;
+use super::snapshot::Snapshots;
 use super::steward::Message;
 use super::supervise::keep;
 use crate::cache::Cache;
@@ -42,12 +43,14 @@ const CA_KEY: &str = "fallback-ca";
 pub(super) struct Services {
     pub(super) answerer: Arc<Answerer>,
     pub(super) cache: Arc<Cache>,
+    pub(super) snapshots: Arc<Snapshots>,
     pub(super) forwarder: Arc<Upstreams>,
     pub(super) listeners: Listeners,
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
     pub(super) client: tls::Client,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) identity: Arc<Identity>,
     /// The task that passes on what the forwarder reports.
     passing: Mutex<Option<AbortHandle>>,
@@ -88,7 +91,8 @@ impl Services {
             &runtime,
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
-        let ntp_server = Arc::new(TimeServer::new(clock, Arc::clone(&ntp_status), Some(RATE)));
+        let ntp_server =
+            Arc::new(TimeServer::new(Arc::clone(&clock), Arc::clone(&ntp_status), Some(RATE)));
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         identity.served();
@@ -99,6 +103,7 @@ impl Services {
         keep("certificates", move || Arc::clone(&watched).watch());
 
         let services = Self {
+            snapshots: Arc::new(Snapshots::new(boot, &answerer)),
             answerer,
             cache,
             forwarder,
@@ -107,6 +112,7 @@ impl Services {
             ntp_server,
             ntp_status,
             client,
+            clock,
             identity,
             passing: Mutex::default(),
         };

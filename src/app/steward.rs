@@ -308,6 +308,7 @@ impl Steward {
         if newly(|trust| trust.verified) && self.next_look_up.is_none() {
             self.next_look_up = Some(self.boot.clock.mono());
         }
+        self.services.snapshots.trust_is(trust);
         notify::status(&self.in_words());
         self.next_tell = self.boot.clock.mono();
         self.next_keep = self.next_tell;

@@ -106,6 +106,26 @@ impl Answer {
         ttls: Bounds,
         relaxed: bool,
     ) -> Result<Self, AnswerError> {
+        Self::taken(message, question, &[], ttls, relaxed)
+    }
+
+    /// An answer as it was kept before: its [`Self::message`] and [`Self::options`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`]: the octets are believed no more than an upstream's.
+    pub(super) fn again(message: &[u8], options: &[u8]) -> Result<Self, AnswerError> {
+        let question = Message::parse(message)?.question();
+        Self::taken(message, question, options, Bounds { min: 0, max: u32::MAX }, false)
+    }
+
+    fn taken(
+        message: &[u8],
+        question: &[u8],
+        options: &[u8],
+        ttls: Bounds,
+        relaxed: bool,
+    ) -> Result<Self, AnswerError> {
         if message.len() > usize::from(u16::MAX) {
             return Err(AnswerError::Long(message.len()));
         }
@@ -120,6 +140,7 @@ impl Answer {
         let max = if relaxed { ttls.max.min(RELAXED_TTL) } else { ttls.max };
         let ttls = Bounds { min: ttls.min.min(max), max };
         let mut kept = Kept::new(message, question);
+        kept.take_errors(options);
         let mut counts = [1, 0, 0, 0];
         let mut end = Header::LEN + question.len();
         for record in parsed.records() {
@@ -369,14 +390,19 @@ impl<'m> Kept<'m> {
             let rcode = u16::from(extended) << 4 | header.rcode().0;
             return Err(AnswerError::Extended(Rcode(rcode)));
         }
-        let mut rest = opt.rdata;
+        self.take_errors(opt.rdata);
+        Ok(())
+    }
+
+    /// Of EDNS options, what is said about the answer.
+    fn take_errors(&mut self, options: &[u8]) {
+        let mut rest = options;
         while let Some((code, _, tail)) = split_option(rest) {
             if code == option::EDE {
                 self.options.extend_from_slice(&rest[..rest.len() - tail.len()]);
             }
             rest = tail;
         }
-        Ok(())
     }
 
     fn set_ttl(&mut self, at: usize, ttl: u32) {

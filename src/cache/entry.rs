@@ -91,6 +91,17 @@ impl Entry {
         }
     }
 
+    /// Notes on an answer from a snapshot. For the first half minute nobody waits for a better
+    /// one, as if a refresh had just failed.
+    pub(super) fn loaded(self, now: u64, used: bool) -> Self {
+        Self {
+            flags: self.flags | LOADED,
+            refresh: (now.saturating_sub(RETRY) << 1).into(),
+            uses: u8::from(used).into(),
+            ..self
+        }
+    }
+
     /// Notes that go on from those of the answer that this one replaces.
     pub(super) fn succeed(&self, before: &Self) {
         self.uses.store(before.uses(), Ordering::Relaxed);
@@ -102,6 +113,16 @@ impl Entry {
 
     pub(super) const fn view(&self) -> View {
         self.view
+    }
+
+    /// Flags of the key: as [`Key::flags`].
+    pub(super) const fn key_flags(&self) -> u8 {
+        self.flags & 3
+    }
+
+    /// When it came, as far as is known.
+    pub(super) const fn came(&self, terms: &Terms) -> u64 {
+        if self.is_loaded() { self.stored.saturating_sub(terms.offline) } else { self.stored }
     }
 
     pub(super) const fn is_loaded(&self) -> bool {
@@ -227,13 +248,9 @@ impl Answer {
 
     /// When its time to live ends.
     pub(super) fn expiry(&self, terms: &Terms) -> u64 {
-        let lifetime = u64::from(self.lifetime()) * 1000;
         let entry = self.entry();
-        if entry.is_loaded() {
-            (entry.stored.saturating_sub(terms.offline) + lifetime).min(terms.loaded)
-        } else {
-            entry.stored + lifetime
-        }
+        let expiry = entry.came(terms) + u64::from(self.lifetime()) * 1000;
+        if entry.is_loaded() { expiry.min(terms.loaded) } else { expiry }
     }
 }
 

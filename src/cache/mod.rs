@@ -10,7 +10,9 @@
 mod answer;
 mod entry;
 mod near;
+mod seen;
 mod shard;
+mod snapshot;
 mod standing;
 
 use std::collections::BTreeSet;
@@ -25,7 +27,9 @@ use crate::wire::{Name, Query};
 pub use answer::{Answer, AnswerError, Bounds, Ttl};
 use entry::{Entry, Terms, Worth};
 pub use near::Near;
+pub use seen::{Good, Seen};
 use shard::Shard;
+pub use snapshot::{PAGE_LEN, PageError, Restored, Saved, Written};
 pub use standing::{ChainId, Policy, Provenance, Standing, Validation};
 
 /// Who an answer is for: clients under one filtering policy share a view.
@@ -119,6 +123,10 @@ pub struct Cache {
     start: OnceLock<Instant>,
     /// In milliseconds, as [`Terms::stale`].
     stale: AtomicU64,
+    /// When the first page of a snapshot was read.
+    loaded: OnceLock<u64>,
+    /// As [`Terms::offline`].
+    offline: AtomicU64,
     /// The chains that relaxed answers came through.
     chains: Mutex<Vec<ChainId>>,
     settlements: AtomicU64,
@@ -143,6 +151,8 @@ impl Cache {
             hasher: RandomState::new(),
             start: OnceLock::new(),
             stale: AtomicU64::new(0),
+            loaded: OnceLock::new(),
+            offline: AtomicU64::new(0),
             chains: Mutex::default(),
             settlements: AtomicU64::new(0),
             judgements: AtomicU64::new(0),
@@ -319,8 +329,8 @@ impl Cache {
         Terms {
             now: self.moment(now),
             stale: self.stale.load(Ordering::Relaxed),
-            loaded: START,
-            offline: 0,
+            loaded: self.loaded.get().copied().unwrap_or(START),
+            offline: self.offline.load(Ordering::Relaxed),
         }
     }
 

@@ -42,7 +42,11 @@ impl Near {
         {
             return place.as_ref();
         }
-        let found = find()?;
+        let Some(found) = find() else {
+            // What nobody is given any longer shall not take memory.
+            place.take_if(|known| known.entry().is_gone());
+            return None;
+        };
         let place = if found.size() > LONGEST { &mut self.guest } else { place };
         Some(place.insert(found))
     }

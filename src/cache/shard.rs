@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashTable;
 
 use super::answer::allocated;
+use super::entry::USES_MAX;
 use super::{Answer, Key, Stats};
 
 /// What an entry costs beside its answer: slot (8 bytes), index (5, of which up to half is free),
@@ -54,6 +55,9 @@ struct Queue {
 }
 
 impl Shard {
+    /// The rank of what is used most.
+    pub(super) const HIGHEST: u8 = USES_MAX + 1;
+
     pub(super) fn new(limit: usize) -> Self {
         Self {
             index: HashTable::new(),
@@ -94,9 +98,7 @@ impl Shard {
                 self.take_on(&answer);
                 self.slots[slot as usize] = Some(answer);
             } else {
-                self.forget(slot, hash);
-                self.queues[usize::from(queue)].slots.retain(|at| *at != slot);
-                self.free.push(slot);
+                self.release(slot, hash, queue);
                 self.push(answer, if long { LARGE } else { SMALL });
             }
         } else if long {
@@ -107,6 +109,50 @@ impl Shard {
         }
         self.inserted += 1;
         while self.bytes() > self.limit && self.evict() {}
+    }
+
+    /// Takes an answer from a snapshot, unless there is one for `key` that is no failure; returns
+    /// whether it was taken. One that was `used` is safe from scans.
+    pub(super) fn restore(&mut self, key: &Key<'_>, answer: &Answer, used: bool) -> bool {
+        if !self.takes(answer) {
+            return false;
+        }
+        let hash = answer.entry().hash;
+        if let Some(slot) = self.find_slot(hash, key) {
+            let place = &mut self.slots[slot as usize];
+            let Some(failure) = place.take_if(|known| !known.rcode().is_answer()) else {
+                return false;
+            };
+            self.put_off(&failure);
+            self.release(slot, hash, failure.entry().queue.load(Ordering::Relaxed));
+        }
+        let short = if used { MAIN } else { SMALL };
+        self.push(answer.clone(), if cost(answer) > LONG { LARGE } else { short });
+        while self.bytes() > self.limit && self.evict() {}
+        true
+    }
+
+    /// Copies those of a rank in the slots from `from` on, at most `count` slots, to `answers`;
+    /// false behind the last slot.
+    pub(super) fn ranked(
+        &self,
+        from: usize,
+        count: usize,
+        rank: u8,
+        answers: &mut Vec<Answer>,
+    ) -> bool {
+        self.copy(from, count, |answer| Self::rank(answer) == rank, answers)
+    }
+
+    /// The same for those about a name.
+    pub(super) fn named(
+        &self,
+        from: usize,
+        count: usize,
+        name: &[u8],
+        answers: &mut Vec<Answer>,
+    ) -> bool {
+        self.copy(from, count, |answer| answer.name() == name, answers)
     }
 
     /// Drops those in the slots from `from` on, at most `count` slots, of which `doomed` is true;
@@ -160,6 +206,24 @@ impl Shard {
         stats.limit += self.limit;
         stats.inserted += self.inserted;
         stats.evicted += self.evicted;
+    }
+
+    /// How much an answer is used, from 0 to [`Self::HIGHEST`].
+    fn rank(answer: &Answer) -> u8 {
+        let entry = answer.entry();
+        entry.uses() + u8::from(entry.queue.load(Ordering::Relaxed) == MAIN)
+    }
+
+    fn copy(
+        &self,
+        from: usize,
+        count: usize,
+        wanted: impl Fn(&Answer) -> bool,
+        answers: &mut Vec<Answer>,
+    ) -> bool {
+        let page = self.slots.get(from..self.slots.len().min(from + count)).unwrap_or_default();
+        answers.extend(page.iter().flatten().filter(|answer| wanted(answer)).cloned());
+        !page.is_empty()
     }
 
     fn bytes(&self) -> usize {
@@ -217,6 +281,13 @@ impl Shard {
         self.relaxed -= usize::from(answer.entry().is_relaxed());
         self.queues[usize::from(answer.entry().queue.load(Ordering::Relaxed))].bytes -=
             cost(answer);
+    }
+
+    /// Frees the slot of an entry that was taken out of it.
+    fn release(&mut self, slot: u32, hash: u32, queue: u8) {
+        self.forget(slot, hash);
+        self.queues[usize::from(queue)].slots.retain(|at| *at != slot);
+        self.free.push(slot);
     }
 
     /// Takes a slot out of the index.

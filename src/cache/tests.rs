@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::wire::{Ede, Hop, Rcode};
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(in crate::cache) const DAY: Duration = Duration::from_secs(86_400);
 const TTLS: Bounds = Bounds { min: 0, max: 86_400 };
 
 #[test]
@@ -200,9 +200,11 @@ fn every_combination_of_age_trust_validation_and_policy_is_used_as_it_may_be() {
                             Age::Stale if lasts => "stale",
                             Age::Fresh | Age::Stale | Age::Beyond => "nothing",
                         };
-                        let used = used(certainty, validation, policy, rcode, age);
+                        let (used, saved) = used(certainty, validation, policy, rcode, age);
                         let case = (certainty, validation, policy, rcode, age);
                         assert_eq!(used, expected, "{case:?}");
+                        // To disk goes what may come back as stale.
+                        assert_eq!(saved, lasts && !matches!(age, Age::Beyond), "{case:?}");
                         combinations += 1;
                     }
                 }
@@ -392,7 +394,7 @@ fn a_name_that_comes_back_soon_after_it_was_evicted_stays() {
     flood(0..9_000);
     assert!(lab.ask("flood100.example.").is_none());
 
-    let known = || (2_200..2_400).map(|n| format!("flood{n}.example."));
+    let known = || (1_500..1_700).map(|n| format!("flood{n}.example."));
     let unknown = || (0..200).map(|n| format!("unknown{n}.example."));
     for name in known().chain(unknown()) {
         lab.keep(&positive(&name, &[300]));
@@ -580,14 +582,14 @@ enum Age {
     Beyond,
 }
 
-/// How the cache uses such an answer at such an age.
+/// How the cache uses such an answer at such an age, and whether it would write it to disk.
 fn used(
     certainty: Certainty,
     validation: Validation,
     policy: Policy,
     rcode: ResponseCode,
     age: Age,
-) -> &'static str {
+) -> (&'static str, bool) {
     let mut lab = Lab::new(1 << 20, DAY);
     let message = if rcode == ResponseCode::NoError {
         positive("www.example.", &[40])
@@ -610,49 +612,62 @@ fn used(
     };
     let short_of = u64::from(!matches!(age, Age::Beyond));
     lab.pass(at.saturating_sub(Duration::from_millis(short_of)));
-    match lab.get("www.example.") {
+    let saved = lab.cache.measure(u64::MAX, lab.now).entries > 0;
+    let used = match lab.get("www.example.") {
         Lookup::Fresh { .. } => "fresh",
         Lookup::Stale { .. } => "stale",
         Lookup::Miss => "nothing",
-    }
+    };
+    (used, saved)
 }
 
 /// A cache and a virtual clock.
-struct Lab {
-    cache: Cache,
-    now: Instant,
+pub(in crate::cache) struct Lab {
+    pub(in crate::cache) cache: Cache,
+    pub(in crate::cache) now: Instant,
 }
 
 impl Lab {
-    fn new(bytes: usize, stale: Duration) -> Self {
+    pub(in crate::cache) fn new(bytes: usize, stale: Duration) -> Self {
         Self { cache: Cache::new(bytes, stale), now: start() }
     }
 
-    fn pass(&mut self, by: Duration) {
+    pub(in crate::cache) fn pass(&mut self, by: Duration) {
         self.now += by;
     }
 
-    fn keep(&self, message: &[u8]) -> bool {
+    pub(in crate::cache) fn keep(&self, message: &[u8]) -> bool {
         self.keep_as(message, Provenance::Strict, false)
     }
 
-    fn keep_as(&self, message: &[u8], provenance: Provenance, relaxed: bool) -> bool {
+    pub(in crate::cache) fn keep_as(
+        &self,
+        message: &[u8],
+        provenance: Provenance,
+        relaxed: bool,
+    ) -> bool {
         self.keep_under(message, View::default(), provenance.into(), relaxed)
     }
 
-    fn keep_under(&self, message: &[u8], view: View, standing: Standing, relaxed: bool) -> bool {
+    pub(in crate::cache) fn keep_under(
+        &self,
+        message: &[u8],
+        view: View,
+        standing: Standing,
+        relaxed: bool,
+    ) -> bool {
         let question = crate::wire::Message::parse(message).unwrap().question();
         let answer = Answer::new(message, question, TTLS, relaxed).unwrap();
         let key = Key { view, ..plain(question) };
         self.cache.insert(&key, &answer, standing, self.cache.era(), self.now)
     }
 
-    fn get(&self, name: &str) -> Lookup {
+    pub(in crate::cache) fn get(&self, name: &str) -> Lookup {
         self.cache.get(&plain(&key(name)), self.now)
     }
 
     /// The fresh answer as a client reads it.
-    fn ask(&self, name: &str) -> Option<Message> {
+    pub(in crate::cache) fn ask(&self, name: &str) -> Option<Message> {
         match self.get(name) {
             Lookup::Fresh { answer, age, .. } => Some(read(&answer, name, Ttl::Aged(age))),
             Lookup::Miss | Lookup::Stale { .. } => None,
@@ -661,7 +676,7 @@ impl Lab {
 }
 
 /// What is told of a question, but for whom is told to refresh it.
-fn seen<A: std::borrow::Borrow<Answer>>(
+pub(in crate::cache) fn seen<A: std::borrow::Borrow<Answer>>(
     found: &Lookup<A>,
     name: &str,
 ) -> Option<(Option<u32>, bool, Message)> {
@@ -687,12 +702,12 @@ fn ttls(message: &Message) -> Vec<u32> {
     message.all_sections().map(|record| record.ttl).collect()
 }
 
-fn plain(question: &[u8]) -> Key<'_> {
+pub(in crate::cache) fn plain(question: &[u8]) -> Key<'_> {
     Key { question, dnssec_ok: false, checking_disabled: false, view: View::default() }
 }
 
 /// The canonical question `name A IN`.
-fn key(name: &str) -> Vec<u8> {
+pub(in crate::cache) fn key(name: &str) -> Vec<u8> {
     Query::parse(&packet(name)).unwrap().key().to_vec()
 }
 
@@ -712,7 +727,7 @@ fn response(name: &str) -> Message {
 }
 
 /// An answer with one A record for each time to live.
-fn positive(name: &str, ttls: &[u32]) -> Vec<u8> {
+pub(in crate::cache) fn positive(name: &str, ttls: &[u32]) -> Vec<u8> {
     let owner: HickoryName = name.parse().unwrap();
     let mut message = response(name);
     for (&ttl, last) in ttls.iter().zip(1..) {
@@ -732,7 +747,12 @@ fn long(name: &str) -> Vec<u8> {
 }
 
 /// An answer without an A record; `soa` is its time to live and its last field.
-fn negative(name: &str, rcode: ResponseCode, soa: Option<(u32, u32)>, cname: bool) -> Vec<u8> {
+pub(in crate::cache) fn negative(
+    name: &str,
+    rcode: ResponseCode,
+    soa: Option<(u32, u32)>,
+    cname: bool,
+) -> Vec<u8> {
     let owner: HickoryName = name.parse().unwrap();
     let mut message = response(name);
     message.metadata.response_code = rcode;

@@ -26,11 +26,11 @@ use clap::{Args, Parser, Subcommand};
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Cache(name) => cache::show(&name),
+        Command::Cache(show) => cache::show(&show),
         Command::Check(file) => check::run(file.config.as_deref()),
         Command::Drill(drill) => drill::run(&drill),
         Command::Floor(floor) => floor::run(&floor),
-        Command::Flush(name) => cache::flush(&name),
+        Command::Flush(flush) => cache::flush(&flush),
         Command::Health(health) => health::run(&health),
         Command::Reload(file) => reload::run(&file),
         Command::Run(run) => Ok(run::run(run)),
@@ -76,10 +76,10 @@ enum Command {
     Floor(floor::Ask),
     /// Read the configuration again.
     Reload(ConfigFile),
-    /// Show what the cache holds.
-    Cache(cache::Under),
+    /// Show what the cache holds, in all or under a name.
+    Cache(cache::Show),
     /// Forget cached answers.
-    Flush(cache::Under),
+    Flush(cache::Flush),
     /// Replay the incidents against the real state machines, in virtual time.
     Drill(drill::Drill),
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::admin::Request;
 use crate::admin::report::{Certificate, Condition, Dns, Listeners, Ntp, Origin, Status, Time};
+use crate::cli::cache;
 use crate::cli::daemon::Look;
 use crate::cli::exit::Failure;
 use crate::cli::table;
@@ -144,6 +145,9 @@ fn dns(dns: &Dns, lines: &mut Lines) {
         .collect();
     let none = counts.is_empty();
     lines.push(("", if none { "no questions yet".to_owned() } else { counts.join(", ") }));
+    if dns.snapshot.enabled {
+        lines.push(("", format!("cache on disk: {}", cache::in_words(&dns.snapshot))));
+    }
     let exceptions = dns.plaintext_exceptions.iter();
     lines.extend(exceptions.map(|exception| ("", format!("LEAVES UNENCRYPTED: {exception}"))));
 }
@@ -169,6 +173,7 @@ fn conditions(conditions: &[Condition]) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::admin::report::Snapshot;
 
     #[test]
     fn a_healthy_box_is_told_at_a_glance() {
@@ -276,6 +281,7 @@ Nothing is wrong.
                 counters: [("cached", 40), ("failed", 0), ("forwarded", 2)]
                     .map(|(name, count)| (name.to_owned(), count))
                     .into(),
+                snapshot: Snapshot::default(),
                 plaintext_exceptions: Vec::new(),
             },
             listeners: Listeners {

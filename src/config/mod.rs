@@ -81,6 +81,8 @@ pub struct Dns {
     pub stale: u32,
     /// Bytes the answer cache may hold.
     pub cache_bytes: usize,
+    /// Keep a snapshot of the cache over restarts and power cuts.
+    pub snapshot: bool,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
 }

@@ -139,6 +139,7 @@ fn read_dns(table: &mut Table<'_, '_>) -> Dns {
         cache_bytes: table
             .number("cache_bytes", 65_536..=u32::MAX)
             .map_or(32 * 1024 * 1024, to_usize),
+        snapshot: table.boolean("snapshot").unwrap_or(true),
         canary: table.boolean("canary").unwrap_or(true),
     }
 }

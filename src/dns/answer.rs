@@ -95,6 +95,13 @@ impl Answerer {
         self.flights.cache.rejudge(|name, _| passes(name));
     }
 
+    /// Whether the filter in force lets a name pass.
+    #[must_use]
+    pub fn passes(&self, name: &[u8]) -> bool {
+        let in_force = self.in_force.load();
+        in_force.filter.as_ref().is_none_or(|filter| filter.judge(name) == Verdict::Pass)
+    }
+
     /// Tells of which networks this machine is part: their clients count as local ones.
     pub fn set_networks(&self, on_link: Vec<IpNet>) {
         let on_link = Arc::from(on_link);
