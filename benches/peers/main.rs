@@ -120,27 +120,32 @@ fn one_round(
 ) -> Result<(), Failure> {
     let jobs: Vec<Job> = tests.iter().flat_map(|test| test.jobs()).copied().collect();
     for (number, kind) in kinds.iter().enumerate() {
-        bench.alone(kind, address(number), &jobs)?;
+        let done = bench.alone(kind, address(number), &jobs);
+        complain(kind, done);
     }
     if !jobs.iter().any(|job| job.is_shared()) {
         return Ok(());
     }
     let mut servers = Vec::new();
     for (number, kind) in kinds.iter().enumerate() {
-        servers.push(Server::start(kind, bench.world, address(number))?);
+        let started = Server::start(kind, bench.world, address(number));
+        servers.extend(complain(kind, started));
     }
-    for server in &servers {
-        bench.prime(server)?;
-    }
+    servers.retain(|server| complain(server.kind, bench.prime(server)).is_some());
     for &job in jobs.iter().filter(|job| job.is_shared()) {
         if job == Job::MissCalm {
             bench.direct()?;
         }
         for server in servers.iter().filter(|server| server.kind.can(job)) {
-            bench.measure(job, server)?;
+            complain(server.kind, bench.measure(job, server));
         }
     }
     Ok(())
+}
+
+/// Says what went wrong. The run goes on: its other figures are worth having.
+fn complain<T>(kind: &Kind, result: Result<T, Failure>) -> Option<T> {
+    result.inspect_err(|error| eprintln!("compare: {}: {error}", kind.name)).ok()
 }
 
 /// Who is measured, in this order: firstlight, the others, the limit, firstlight again.

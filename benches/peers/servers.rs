@@ -155,6 +155,9 @@ impl Kind {
 
     /// What it says of its version; `None` if it is not installed.
     pub(crate) fn version(&self) -> Option<String> {
+        if self.version.is_empty() {
+            return None;
+        }
         let output = Command::new(self.program).args(self.version).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
@@ -202,7 +205,7 @@ impl Server {
         let child = world.spawn(&mut command)?;
         let mut server = Self { kind, address, started: Duration::ZERO, child };
         let mut probe = Probe::new(server.at(53))?;
-        while probe.ttl()?.is_none() {
+        while probe.ttl().is_none() {
             if let Some(status) = server.child.try_wait()? {
                 return Err(server.complain(&folder, &format!("it ended: {status}")));
             }
@@ -222,11 +225,9 @@ impl Server {
     /// does not know the time.
     pub(crate) fn settle(&self) -> Result<(), Failure> {
         let begun = Instant::now();
-        while Probe::new(self.at(53))?.ttl()?.is_none_or(|ttl| ttl <= 60) {
+        while Probe::new(self.at(53))?.ttl().is_none_or(|ttl| ttl <= 60) {
             if begun.elapsed() > START {
-                return Err(
-                    format!("{}: it keeps answers for a minute only", self.kind.name).into()
-                );
+                return Err("it keeps answers for a minute only".into());
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -236,7 +237,7 @@ impl Server {
     fn complain(&self, folder: &Path, what: &str) -> Failure {
         let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
         let last: Vec<_> = log.lines().rev().take(5).collect();
-        format!("{}: {what}\n{}", self.kind.name, last.join("\n")).into()
+        format!("{what}\n{}", last.join("\n")).into()
     }
 
     /// CPU time used so far, by the server and its children.
@@ -297,8 +298,8 @@ impl Probe {
 
     /// Asks, and waits a millisecond for an answer: the time to live of its first record. Of an
     /// echo, the longest.
-    fn ttl(&mut self) -> io::Result<Option<u32>> {
-        let Some(question) = self.questions.next() else { return Ok(None) };
+    fn ttl(&mut self) -> Option<u32> {
+        let question = self.questions.next()?;
         let mut answer = [0; 1500];
         let sent = self.socket.send(question.octets);
         let len = match sent.and_then(|_| self.socket.recv(&mut answer)) {
@@ -308,15 +309,15 @@ impl Probe {
                     // Nobody listens so far, which is told at once.
                     thread::sleep(Duration::from_micros(200));
                 }
-                return Ok(None);
+                return None;
             }
         };
-        let Some(message) = Message::parse(&answer[..len]).ok() else { return Ok(None) };
+        let message = Message::parse(&answer[..len]).ok()?;
         if !message.header().has(flags::QR) {
-            return Ok(Some(u32::MAX));
+            return Some(u32::MAX);
         }
-        let first = message.records().next().and_then(Result::ok);
-        Ok(first.filter(|record| record.rtype == Type::A).map(|record| record.ttl))
+        let first = message.records().next()?.ok()?;
+        (first.rtype == Type::A).then_some(first.ttl)
     }
 }
 

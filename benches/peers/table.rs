@@ -144,22 +144,22 @@ const COLUMNS: &[(&str, Job, Figure)] = &[
     ("DoT", Job::Dot, Figure::Cpu),
     ("DoT, answers", Job::Dot, Figure::PerSecond),
     ("DoT at 1,000/s", Job::DotTail, Figure::Cpu),
-    ("p50", Job::DotTail, Figure::P50),
-    ("p99", Job::DotTail, Figure::P99),
+    ("DoT at 1,000/s, p50", Job::DotTail, Figure::P50),
+    ("DoT at 1,000/s, p99", Job::DotTail, Figure::P99),
     ("DoH", Job::Doh, Figure::Cpu),
     ("DoH, answers", Job::Doh, Figure::PerSecond),
     ("DoH at 1,000/s", Job::DohTail, Figure::Cpu),
-    ("p50", Job::DohTail, Figure::P50),
-    ("p99", Job::DohTail, Figure::P99),
-    ("handshake", Job::Handshakes, Figure::Cpu),
-    ("in a row", Job::HandshakesInARow, Figure::PerSecond),
+    ("DoH at 1,000/s, p50", Job::DohTail, Figure::P50),
+    ("DoH at 1,000/s, p99", Job::DohTail, Figure::P99),
+    ("TLS handshake", Job::Handshakes, Figure::Cpu),
+    ("TLS handshakes in a row", Job::HandshakesInARow, Figure::PerSecond),
     ("miss", Job::Miss, Figure::Cpu),
     ("miss, answers", Job::Miss, Figure::PerSecond),
     ("miss at 500/s", Job::MissCalm, Figure::Cpu),
-    ("added p50", Job::MissCalm, Figure::Added),
-    ("memory at start", Job::Memory, Figure::Memory),
-    ("for a name", Job::Memory, Figure::PerName),
-    ("start", Job::Start, Figure::Millis),
+    ("miss at 500/s, added p50", Job::MissCalm, Figure::Added),
+    ("memory at the start", Job::Memory, Figure::Memory),
+    ("memory for a name", Job::Memory, Figure::PerName),
+    ("exec to first answer", Job::Start, Figure::Millis),
 ];
 
 /// Both tables, and under what conditions they came about.
@@ -170,7 +170,7 @@ pub(crate) fn render(results: &Results, kinds: &[&'static Kind], rounds: usize) 
     for goal in GOALS {
         let _ = writeln!(text, "{}", row(results, goal));
     }
-    let _ = write!(text, "\nEverybody:\n\n| |");
+    let _ = write!(text, "\nEverybody, CPU time for an answer unless it says otherwise:\n\n| |");
     let names: Vec<_> = kinds.iter().map(|kind| kind.name).collect();
     for name in &names {
         let _ = write!(text, " {name} |");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use super::framed::{first, put};
-use super::{Outcome, Slot, Stream, wait_for};
+use super::{Outcome, PATIENCE, Slot, Stream, wait_for};
 use crate::questions::Questions;
 
 /// The id of every guest's one question.
@@ -38,13 +38,13 @@ pub(crate) fn guests(
         let mut staying = Vec::new();
         for mut guest in guests {
             match guest.go_on(questions) {
-                Ok(false) => staying.push(guest),
+                Ok(false) if guest.slot.asked.elapsed() < PATIENCE => staying.push(guest),
+                Ok(false) | Err(_) => outcome.lost += 1,
                 Ok(true) => {
                     let (_, rest) = guest.answer.split_at(2);
                     outcome.judge(Some(rest), &guest.slot, Instant::now());
                     guest.stream.close();
                 }
-                Err(_) => outcome.lost += 1,
             }
         }
         guests = staying;

@@ -4,12 +4,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use super::wait_for;
+use super::{PATIENCE, wait_for};
 use crate::world::NAME;
 
 pub(super) struct Stream {
@@ -20,7 +20,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn plain(server: SocketAddr) -> io::Result<Self> {
-        let socket = TcpStream::connect(server)?;
+        let socket = TcpStream::connect_timeout(&server, PATIENCE)?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, tls: None, outgoing: Vec::new() })
@@ -41,7 +41,11 @@ impl Stream {
 
     /// The same after the handshake, for which it waits.
     pub(super) fn shaken(mut self) -> io::Result<Self> {
+        let begun = Instant::now();
         while self.is_handshaking() {
+            if begun.elapsed() > PATIENCE {
+                return Err(ErrorKind::TimedOut.into());
+            }
             self.flush()?;
             wait_for([self.as_fd()].into_iter(), Duration::from_millis(100))?;
             if !self.read(&mut Vec::new())? {
