@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use firstlight::cache::{Cache, Near};
 use firstlight::clock::UnixTime;
 use firstlight::config::Config;
 use firstlight::dns::answer::{AnswerSettings, Answerer};
@@ -38,6 +39,8 @@ pub(crate) struct Answering {
     pub(crate) questions: Vec<Vec<u8>>,
     clients: Vec<Client>,
     asked: usize,
+    /// What a thread that receives datagrams keeps for itself.
+    near: Near,
     reply: Vec<u8>,
     /// What cannot be answered at once would run here; it does not.
     _runtime: Runtime,
@@ -48,7 +51,7 @@ impl Answering {
     pub(crate) fn new(names: usize) -> Self {
         let config = Config::parse(CONFIG, Path::new("benchmark.toml")).expect("a configuration");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let cache = firstlight::cache::Cache::new(256 << 20, Duration::ZERO);
+        let cache = Cache::new(256 << 20, Duration::ZERO);
         let answerer = Answerer::new(
             AnswerSettings::from(&config.config),
             Arc::new(cache),
@@ -68,14 +71,15 @@ impl Answering {
                 answerer.answer(question, &clients[0]).await.expect("an answer");
             }
         });
-        Self { answerer, questions, clients, asked: 0, reply: Vec::new(), _runtime: runtime }
+        let (near, reply) = (Near::new(), Vec::new());
+        Self { answerer, questions, clients, asked: 0, near, reply, _runtime: runtime }
     }
 
     /// Asks a question of the next device, on the path that does not wait.
     pub(crate) fn ask(&mut self, question: &[u8]) -> Quick {
         self.asked += 1;
         let client = &self.clients[self.asked % CLIENTS];
-        self.answerer.quick(question, client, &mut self.reply)
+        self.answerer.quick(question, client, Some(&mut self.near), &mut self.reply)
     }
 
     /// Asks `count` questions that the cache answers, each name in turn.
