@@ -21,6 +21,7 @@ use rustls::{ClientConfig, RootCertStore};
 use script::{NAME, open};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -324,12 +325,8 @@ async fn a_rapid_reset_ends_the_connection_and_leaves_no_question_waiting() {
     let (listeners, _script, certificate) =
         open("127.0.0.1", Limits { waiting: 64, ..Limits::default() });
     let mut attacker = tls(listeners.places().doh[0], &certificate, b"h2").await;
-    attacker.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    let target = format!("/dns-query?dns={}", BASE64URL_NOPAD.encode(&query(1, "late")));
-    // HPACK: `:method GET` and `:scheme https` by index, then a literal `:path`.
-    let mut head = vec![0x82, 0x87, 0x04, u8::try_from(target.len()).unwrap()];
-    head.extend(target.as_bytes());
-
+    attacker.write_all(HTTP2).await.unwrap();
+    let head = get("late");
     let len = u8::try_from(head.len()).unwrap();
     let attack: Vec<u8> = (0..100_u32)
         .flat_map(|number| {
@@ -345,6 +342,73 @@ async fn a_rapid_reset_ends_the_connection_and_leaves_no_question_waiting() {
     assert!(farewell.ends_with(b"too_many_resets"), "{farewell:?}");
     until(|| listeners.connections() == 0).await;
     assert!(listeners.drain(PATIENCE).await, "questions of reset streams still wait");
+}
+
+/// Frames that are no requests cost the server, too: each ping has to be answered.
+#[tokio::test]
+async fn who_pings_and_asks_nothing_is_cut_off() {
+    let (listeners, _script, certificate) = open("127.0.0.1", Limits::default());
+    let mut attacker = tls(listeners.places().doh[0], &certificate, b"h2").await;
+    attacker.write_all(HTTP2).await.unwrap();
+    let pings = b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(100);
+
+    let mut sent = 0;
+    while attacker.write_all(&pings).await.is_ok() && attacker.flush().await.is_ok() {
+        sent += pings.len();
+    }
+
+    // What the sockets hold beyond what was read.
+    assert!(sent < 16 << 20, "{sent} octets were taken");
+    until(|| listeners.connections() == 0).await;
+    assert_eq!(count(&listeners.counters().cut), 1);
+}
+
+/// No window is ever opened: every answer stays with the server, which makes no more than a few.
+#[tokio::test]
+async fn who_takes_no_answers_is_given_few_and_cut_off() {
+    for window in [0, 1] {
+        let limits = Limits { write: Duration::from_millis(300), ..Limits::default() };
+        let (listeners, script, certificate) = open("127.0.0.1", limits);
+        let mut deaf = tls(listeners.places().doh[0], &certificate, b"h2").await;
+        deaf.write_all(&HTTP2[..24]).await.unwrap();
+        deaf.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, window]).await.unwrap();
+        let head = get("big");
+        let len = u8::try_from(head.len()).unwrap();
+        let asked: Vec<u8> = (0..100_u32)
+            .flat_map(|number| {
+                let stream = (2 * number + 1).to_be_bytes();
+                [&[0, 0, len, 1, 5], &stream[..], &head].concat()
+            })
+            .collect();
+        deaf.write_all(&asked).await.unwrap();
+
+        until(|| count(&listeners.counters().cut) == 1).await;
+
+        until(|| listeners.connections() == 0).await;
+        let made = script.big.load(Ordering::Relaxed);
+        assert!((1..10).contains(&made), "{made} answers of 60,000 octets were made");
+    }
+}
+
+/// A client that never pauses, so that there is always something to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_stops_asking_gives_way_and_ends_like_everybody() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let (listeners, _script, _) = open("127.0.0.1", limits);
+    let to = listeners.tcp()[0];
+    let floods = [flood(to).await, flood(to).await];
+    until(|| listeners.connections() == 2).await;
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut neighbour = socket.connect(to).await.unwrap();
+    neighbour.write_all(&frame(&query(1, "quick"))).await.unwrap();
+    assert_eq!(ids(&read_some(&mut neighbour).await), [1]);
+
+    until(|| listeners.connections() == 2).await;
+    until(|| floods.iter().any(JoinHandle::is_finished)).await;
+    drop(neighbour);
+    assert!(listeners.drain(Duration::from_secs(2)).await, "it is still listened to");
 }
 
 #[tokio::test]
@@ -443,6 +507,24 @@ async fn accepted_connections_send_without_delay() {
     };
 
     assert!(timeout(Duration::from_millis(1500), rounds).await.is_ok());
+}
+
+/// How a client opens a connection of HTTP/2: the preface and settings, none of them changed.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// The head of a GET as HPACK has it: `:method GET` and `:scheme https` by index, then a literal `:path`.
+fn get(label: &str) -> Vec<u8> {
+    let target = format!("/dns-query?dns={}", BASE64URL_NOPAD.encode(&query(1, label)));
+    let len = u8::try_from(target.len()).unwrap();
+    [&[0x82, 0x87, 0x04, len], target.as_bytes()].concat()
+}
+
+/// Asks without a pause over one connection, and reads all answers, until the server closes it.
+async fn flood(to: SocketAddr) -> JoinHandle<()> {
+    let (mut read, mut write) = TcpStream::connect(to).await.unwrap().into_split();
+    let row = frame(&query(1, "quick")).repeat(1000);
+    tokio::spawn(async move { while read.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} });
+    tokio::spawn(async move { while write.write_all(&row).await.is_ok() {} })
 }
 
 /// An HTTP client over TLS.

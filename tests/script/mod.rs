@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use firstlight::cache::Near;
 use firstlight::dns::listen::{
@@ -23,6 +24,8 @@ pub(crate) const NAME: &str = "dns.test";
 pub(crate) struct Script {
     /// Each permit lets one held answer go.
     pub(crate) let_go: Semaphore,
+    /// Answers at length that were made at once.
+    pub(crate) big: AtomicU64,
 }
 
 impl Answer for Script {
@@ -30,7 +33,10 @@ impl Answer for Script {
         reply.clear();
         match first_label(query) {
             Some(b"quick") => reply.extend(respond(query, 0)),
-            Some(b"big") => reply.extend(respond(query, 60_000)),
+            Some(b"big") => {
+                self.big.fetch_add(1, Ordering::Relaxed);
+                reply.extend(respond(query, 60_000));
+            }
             Some(b"panic") => panic!("as the script says"),
             Some(b"held" | b"held-big" | b"late") => return Quick::Slow,
             _ => return Quick::Drop,
@@ -55,7 +61,7 @@ pub(crate) fn open(
     address: &str,
     limits: Limits,
 ) -> (Listeners, Arc<Script>, CertificateDer<'static>) {
-    let script = Arc::new(Script { let_go: Semaphore::new(0) });
+    let script = Arc::new(Script { let_go: Semaphore::new(0), big: AtomicU64::new(0) });
     let any = vec![format!("{address}:0").parse().unwrap()];
     let places =
         Places { dns: any.clone(), dot: any.clone(), doh: any, path: "/dns-query".to_owned() };

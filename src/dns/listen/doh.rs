@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use super::accept::Link;
+use super::activity::{Activity, Watched};
 use super::{CountPanic, NoAnswer, Quick, Shared, count, kibibytes};
 use crate::dns::Client;
 
@@ -47,12 +47,14 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
         async move {
             let _count = CountPanic(&shared.counters.panics);
             let _request = requests.start();
-            Ok::<_, Infallible>(respond(request, client, &shared).await)
+            Ok::<_, Infallible>(respond(request, client, &shared, &requests).await)
         }
     });
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     // No `Date` from either: the machine's clock may be wrong, and RFC 9110
     // section 6.6.1 wants none from a server without a clock.
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+    if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -63,7 +65,7 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
             .max_pending_accept_reset_streams(MAX_RESETS)
             .max_local_error_reset_streams(MAX_RESETS)
             .max_send_buf_size(MAX_MESSAGE + 1)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(stream, service);
         drive(connection, http2::Connection::graceful_shutdown, &activity, link).await;
     } else {
         let connection = http1::Builder::new()
@@ -73,18 +75,20 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
             .header_read_timeout(2 * link.shared.limits.idle)
             .max_headers(64)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(stream, service);
         drive(connection, http1::Connection::graceful_shutdown, &activity, link).await;
     }
 }
 
-/// Runs a connection until it ends, is idle for too long, has to give way, or its listener is gone.
+/// Runs a connection until it ends, is idle for too long, goes too far, has to give way, or its
+/// listener is gone.
 async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), activity: &Activity, mut link: Link)
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let limits = link.shared.limits;
     let mut connection = pin!(connection);
+    let _end = activity.end_with();
     let mut finishing = false;
     let mut seen = 0;
     let mut idle = Duration::ZERO;
@@ -96,6 +100,7 @@ where
             biased;
             _ = connection.as_mut() => return,
             () = link.slot.displaced() => return,
+            () = activity.excess() => return count(&link.shared.counters.cut),
             _ = link.closing.changed(), if !finishing => {
                 finishing = true;
                 finish(connection.as_mut());
@@ -117,46 +122,17 @@ where
     }
 }
 
-/// Tells a connection that is idle from one that is not; the protocol underneath does not say.
-#[derive(Debug, Default)]
-struct Activity {
-    started: AtomicU64,
-    running: AtomicUsize,
-}
-
-impl Activity {
-    fn start(self: &Arc<Self>) -> RequestUnderWay {
-        self.started.fetch_add(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
-        RequestUnderWay(Arc::clone(self))
-    }
-
-    /// Whether a request runs, or ran since `seen` was last brought up to date.
-    fn went_on(&self, seen: &mut u64) -> bool {
-        let started = self.started.load(Ordering::Relaxed);
-        let before = std::mem::replace(seen, started);
-        started != before || self.running.load(Ordering::Relaxed) > 0
-    }
-}
-
-struct RequestUnderWay(Arc<Activity>);
-
-impl Drop for RequestUnderWay {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 async fn respond(
     request: Request<Incoming>,
     client: Client,
     shared: &Arc<Shared>,
+    activity: &Arc<Activity>,
 ) -> Response<Full<Bytes>> {
     let head = request.method() == Method::HEAD;
-    let mut response = match answer(request, client, shared).await {
+    let mut response = match answer(request, client, shared, activity).await {
         Ok(message) => {
             let age = format!("max-age={}", max_age(&message));
-            let mut response = Response::new(Full::from(message));
+            let mut response = Response::new(Full::new(activity.hand_out(message)));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
             if let Ok(age) = HeaderValue::from_str(&age) {
@@ -185,7 +161,11 @@ async fn answer(
     request: Request<Incoming>,
     client: Client,
     shared: &Shared,
+    activity: &Activity,
 ) -> Result<Vec<u8>, StatusCode> {
+    if !activity.takes_answers(shared.limits.write).await {
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
     let query = query(request, shared).await?;
     let mut reply = Vec::with_capacity(512);
     match shared.answer.quick(&query, &client, None, &mut reply) {

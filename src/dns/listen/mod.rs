@@ -3,6 +3,7 @@
 //! What is answered, an [`Answer`] decides.
 
 mod accept;
+mod activity;
 mod admission;
 mod doh;
 mod queue;
