@@ -21,6 +21,8 @@ use crate::net::{Listen, bind};
 
 /// Pause after an error that lasts, such as having no file descriptor left.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// Connections lost in a row before that counts as an error that lasts.
+const LOST_IN_A_ROW: u32 = 64;
 
 /// What is spoken on the connections.
 #[derive(Clone)]
@@ -112,6 +114,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(mut self) {
+        let mut lost = 0;
         loop {
             let accepted = tokio::select! {
                 // A listener that was shut down fails to accept.
@@ -120,7 +123,14 @@ impl Acceptor {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, address)) => self.welcome(stream, address),
+                Ok((stream, address)) => {
+                    lost = 0;
+                    self.welcome(stream, address);
+                }
+                Err(error) if is_of_connection(&error) && lost < LOST_IN_A_ROW => {
+                    lost += 1;
+                    count(&self.shared.counters.accept_errors);
+                }
                 Err(error) => self.pause(&error).await,
             }
         }
@@ -151,27 +161,6 @@ impl Acceptor {
     /// Waits after an error that would come again at once.
     async fn pause(&self, error: &io::Error) {
         count(&self.shared.counters.accept_errors);
-        // The client, or the network before it, gave up between knocking and being let in:
-        // accept(2) lists these as errors of the new connection, not of the listener.
-        let of_connection = matches!(
-            error.raw_os_error(),
-            Some(
-                libc::ECONNABORTED
-                    | libc::EHOSTDOWN
-                    | libc::EHOSTUNREACH
-                    | libc::EINTR
-                    | libc::ENETDOWN
-                    | libc::ENETUNREACH
-                    | libc::ENONET
-                    | libc::ENOPROTOOPT
-                    | libc::EOPNOTSUPP
-                    | libc::EPERM
-                    | libc::EPROTO
-            )
-        );
-        if of_connection {
-            return;
-        }
         if self.shared.admission.starve(true) {
             tracing::warn!(
                 service = self.service,
@@ -182,6 +171,27 @@ impl Acceptor {
         }
         tokio::time::sleep(ERROR_PAUSE).await;
     }
+}
+
+/// Whether the client, or the network before it, gave up between knocking and being let in:
+/// accept(2) lists these as errors of the new connection, not of the listener.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPERM
+                | libc::EPROTO
+        )
+    )
 }
 
 async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link: Link) {
