@@ -52,20 +52,26 @@ pub(crate) fn ask_tls(
     server: SocketAddr,
     name: &str,
 ) -> Option<(Answer, Vec<CertificateDer<'static>>)> {
+    let identity = ServerName::try_from("dns.home.lan").unwrap();
+    let connection = ClientConnection::new(trusting(&[]), identity).unwrap();
+    let mut stream = StreamOwned::new(connection, tcp(server)?);
+    let answer = exchange(&mut stream, name)?;
+    let chain = stream.conn.peer_certificates()?.iter().map(|der| der.clone().into_owned());
+    Some((answer, chain.collect()))
+}
+
+/// A TLS client that offers `alpn` and accepts any certificate.
+pub(crate) fn trusting(alpn: &[&[u8]]) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(algorithms)))
         .with_no_client_auth();
-    let identity = ServerName::try_from("dns.home.lan").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), identity).unwrap();
-    let mut stream = StreamOwned::new(connection, tcp(server)?);
-    let answer = exchange(&mut stream, name)?;
-    let chain = stream.conn.peer_certificates()?.iter().map(|der| der.clone().into_owned());
-    Some((answer, chain.collect()))
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
 }
 
 /// Sends octets that mean nothing, by datagram.
@@ -150,7 +156,8 @@ fn exchange(mut stream: impl Read + Write, name: &str) -> Option<Answer> {
     Some(read(&Message::from_vec(&reply).ok()?))
 }
 
-fn question(name: &str) -> (u16, Vec<u8>) {
+/// A question for addresses, and its id.
+pub(crate) fn question(name: &str) -> (u16, Vec<u8>) {
     let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));

@@ -104,6 +104,10 @@ impl Lab {
         self.place(1, 8853)
     }
 
+    pub(crate) fn doh(&self) -> SocketAddr {
+        self.place(1, 8443)
+    }
+
     pub(crate) fn ntp(&self) -> SocketAddr {
         self.place(1, 1123)
     }
@@ -150,7 +154,7 @@ impl Lab {
              [[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]\n",
             self.dns(),
             self.dot(),
-            self.place(1, 8443),
+            self.doh(),
             self.ntp(),
         );
         let clock = "[clock]\nmode = \"observe\"\n".to_owned();
@@ -260,9 +264,20 @@ impl Setup<'_> {
     }
 
     /// Another local name.
-    pub(crate) fn name(mut self, name: &str, address: Ipv4Addr) -> Self {
-        writeln!(self.text, "[[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]").unwrap();
+    pub(crate) fn name(self, name: &str, address: Ipv4Addr) -> Self {
+        self.name_of_many(name, &[address])
+    }
+
+    /// Another local name, and all its addresses.
+    pub(crate) fn name_of_many(mut self, name: &str, addresses: &[Ipv4Addr]) -> Self {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        writeln!(self.text, "[[name]]\nname = \"{name}\"\naddresses = {addresses:?}").unwrap();
         self
+    }
+
+    /// A client may ask as often as it likes.
+    pub(crate) fn without_rate(self) -> Self {
+        self.replacing("[dns]\n", "[dns]\nrate = 0\n")
     }
 
     /// Changes the text made so far.

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use firstlight::clock::{Nanos, UnixTime, magnitude};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 
 use super::{DAY, Lab, truth, write_new};
 
@@ -26,6 +28,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(2099, 1, 1);
+        // Unlike the leaves': OpenSSL takes a certificate for self-signed by its names.
+        params.distinguished_name.push(DnType::CommonName, "Lab");
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer }
@@ -33,7 +37,13 @@ impl Authority {
 
     /// Certificate and key as PEM, valid in a span around the lab's true time.
     pub(crate) fn issue(&self, name: &str, valid: (Nanos, Nanos)) -> (String, String) {
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        self.issue_for(&[name], valid)
+    }
+
+    /// The same, for several names and addresses.
+    fn issue_for(&self, names: &[&str], valid: (Nanos, Nanos)) -> (String, String) {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         let date = |off| {
             let since = truth().offset(off).since(UnixTime::EPOCH);
             date_time_ymd(1970, 1, 1) + magnitude(since - since % 1_000_000_000)
@@ -46,9 +56,20 @@ impl Authority {
 
     /// Writes `NAME.pem` and `NAME.key`, each in one step.
     pub(crate) fn issue_files(&self, lab: &Lab, name: &str, valid: (Nanos, Nanos)) {
-        let (certificate, key) = self.issue(name, valid);
-        write_new(&lab.path(&format!("{name}.pem")), &certificate);
-        write_new(&lab.path(&format!("{name}.key")), &key);
+        self.issue_files_for(lab, name, &[name], valid);
+    }
+
+    /// The same, as `FILE.pem` and `FILE.key`, for several names and addresses.
+    pub(crate) fn issue_files_for(
+        &self,
+        lab: &Lab,
+        file: &str,
+        names: &[&str],
+        valid: (Nanos, Nanos),
+    ) {
+        let (certificate, key) = self.issue_for(names, valid);
+        write_new(&lab.path(&format!("{file}.pem")), &certificate);
+        write_new(&lab.path(&format!("{file}.key")), &key);
     }
 }
 
