@@ -145,12 +145,14 @@ impl Lab {
              [dns]\nlisten = [\"{}\"]\n\
              [dot]\nlisten = [\"{}\"]\n\
              [doh]\nlisten = [\"{}\"]\n\
+             [doq]\nlisten = [\"{}\"]\n\
              [ntp]\nlisten = [\"{}\"]\n\
              [control]\nsocket = \"run/control.sock\"\n\
              [[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]\n",
             self.dns(),
             self.dot(),
             self.place(1, 8443),
+            self.dot(),
             self.ntp(),
         );
         let clock = "[clock]\nmode = \"observe\"\n".to_owned();
