@@ -176,7 +176,8 @@ async fn answer(
         }
         Quick::Slow => {
             let Some(place) = shared.enter(&query, &client, &mut reply) else { return Ok(reply) };
-            shared.ask(query, client, &place).await.map_err(|reason| match reason {
+            // Boxed: every request would have room for it otherwise, and most need no waiting.
+            Box::pin(shared.ask(query, client, &place)).await.map_err(|reason| match reason {
                 NoAnswer::Dropped => StatusCode::BAD_REQUEST,
                 NoAnswer::Late => StatusCode::GATEWAY_TIMEOUT,
                 NoAnswer::Shed => StatusCode::SERVICE_UNAVAILABLE,
