@@ -67,7 +67,8 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
          [dns]\nlisten = []\n\
          [dot]\nlisten = [\"{}\"]\n\
          [doh]\nlisten = [\"192.0.2.77:8443\"]\n\
-         [ntp]\nlisten = [\"{}\"]\n\
+         [doq]\nlisten = [\"{}\"]\n\
+         [ntp]\nlisten = []\n\
          [tls]\ncertificate = \"gone.pem\"\nkey = \"k.pem\"\n\
          [control]\ngroup = \"no-such-group\"\n\
          [[clock.witness]]\nname = \"w.example.org\"\naddress = \"192.0.2.1\"\nca = \"empty.pem\"\n{SOUND}",
@@ -83,9 +84,9 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
         (":6:11\n", "cannot listen on TCP 127.0.0.1:"),
         (":8:11\n", "no interface has this address"),
         (":10:11\n", "cannot listen on UDP 127.0.0.1:"),
-        (":12:15\n", "gone.pem: No such file"),
-        (":15:9\n", "no group `no-such-group`"),
-        (":19:6\n", "empty.pem: no certificate"),
+        (":14:15\n", "gone.pem: No such file"),
+        (":17:9\n", "no group `no-such-group`"),
+        (":21:6\n", "empty.pem: no certificate"),
     ] {
         assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
     }
@@ -144,7 +145,8 @@ impl Folder {
 
     /// Settings that ask nothing of the machine the test runs on.
     fn quiet(&self) -> String {
-        let listen = ["dns", "dot", "doh", "ntp"].map(|name| format!("[{name}]\nlisten = []\n"));
+        let listen =
+            ["dns", "dot", "doh", "doq", "ntp"].map(|name| format!("[{name}]\nlisten = []\n"));
         format!("[state]\ndirectory = \"{}\"\n{}", self.0.display(), listen.concat())
     }
 }

@@ -43,6 +43,8 @@ listen = ["0.0.0.0:853"]
 [doh]
 listen = ["0.0.0.0:443"]
 path = "/dns-query"
+[doq]
+listen = ["0.0.0.0:853"]
 [tls]
 name = "dns.home.lan"
 certificate = "fullchain.pem"
@@ -144,6 +146,8 @@ fn settings_that_contradict_each_other_are_mistakes() {
         ("[tls]\nkey = \"k.pem\"", (2, 7), "`key` without `certificate`"),
         ("[dot]\nlisten = [\"[::]:443\"]", (0, 0), "is taken by `dot.listen` already"),
         ("[ntp]\nlisten = [\"10.0.0.1:53\"]", (2, 11), "is taken by `dns.listen` already"),
+        ("[doq]\nlisten = [\"[::1]:123\"]", (0, 0), "is taken by `doq.listen` already"),
+        ("[doq]\nlisten = [\"10.0.0.1:53\"]", (2, 11), "must not use port 53"),
         ("[dot]\nlisten = [\"0.0.0.0:0\"]", (2, 11), "port 0"),
         ("[[name]]\nname = \"a.lan\"\ncname = \"b.lan\"\ntxt = [\"x\"]", (3, 9), "stands alone"),
         ("[[name]]\nname = \"a.lan\"", (2, 8), "stands for nothing"),
@@ -281,6 +285,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
     assert_eq!(shown.dns, bare.dns);
     assert_eq!(shown.dot, bare.dot);
     assert_eq!(shown.doh, bare.doh);
+    assert_eq!(shown.doq, bare.doq);
     assert_eq!(shown.ntp, bare.ntp);
     assert_eq!(shown.log, bare.log);
     assert_eq!(shown.tls.name, bare.tls.name);

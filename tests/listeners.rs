@@ -476,7 +476,7 @@ async fn a_reload_touches_only_the_listeners_that_change() {
     let single = [udp, tcp].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let any = "0.0.0.0:0".parse().unwrap();
     let path = "/dns-query".to_owned();
-    let after = Places { dns: single.to_vec(), dot: vec![any], doh: vec![], path };
+    let after = Places { dns: single.to_vec(), dot: vec![any], doh: vec![], doq: vec![], path };
     listeners.reconfigure(&after);
 
     assert!(listeners.places().dns.contains(&single[0]));

@@ -10,12 +10,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use script::open;
 
 /// The way, and kdig's options for it.
-const WAYS: [(&str, &[&str]); 5] = [
+const WAYS: [(&str, &[&str]); 6] = [
     ("udp", &["+notcp"]),
     ("tcp", &["+tcp"]),
     ("dot", &["+tls"]),
     ("doh_get", &["+https=/dns-query", "+https-get"]),
     ("doh_post", &["+https=/dns-query"]),
+    ("doq", &["+quic"]),
 ];
 
 fn main() {
@@ -43,6 +44,7 @@ fn ask(way: &str, options: &[&str], name: &str) -> Result<(), Failed> {
         "udp" => places.dns[0],
         "tcp" => listeners.tcp()[0],
         "dot" => places.dot[0],
+        "doq" => places.doq[0],
         _ => places.doh[0],
     };
 

@@ -14,7 +14,7 @@ use std::{env, fs};
 use arc_swap::ArcSwap;
 use firstlight::clock::NtpStatus;
 use firstlight::config::{ClockMode, Config};
-use firstlight::dns::listen::{ALPN_DOH, ALPN_DOT, Answer, Limits, Listeners, Tls};
+use firstlight::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Tls};
 use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::lab::{Files, Step, Zone, commands, household, narrate};
@@ -43,7 +43,7 @@ fn main() {
         .collect();
     let counted = trials.len();
     trials.push(Trial::test("every service has its commands", move || {
-        if counted == 8 { Ok(()) } else { Err(format!("{counted} commands").into()) }
+        if counted == 9 { Ok(()) } else { Err(format!("{counted} commands").into()) }
     }));
     let shown = Arc::clone(&house);
     trials.push(Trial::test("all of them are printed", move || shown.narrates()));
@@ -90,7 +90,7 @@ impl House {
             let config = server_config(Arc::clone(&store), Arc::clone(&clock), alpn).unwrap();
             Arc::new(move || Arc::clone(&config))
         };
-        let tls = Tls { dot: present(ALPN_DOT), doh: present(ALPN_DOH) };
+        let tls = Tls { dot: present(ALPN_DOT), doh: present(ALPN_DOH), doq: present(ALPN_DOQ) };
 
         let runtime = Runtime::new().unwrap();
         let answer: Arc<dyn Answer> = Arc::<Zone>::default();
@@ -130,6 +130,7 @@ impl House {
         let signs: &[&str] = match step.shows {
             shows if shows.starts_with("a name of your own") => &["status: ", "pi.home.lan."],
             shows if shows.starts_with("NTP") => &["System clock wrong by 0.0"],
+            shows if shows.contains("QUIC") => &["QUIC session", "status: NOERROR", "192.0.2.80"],
             shows if shows.contains("curl") => &[" 192   0   2  80\n"],
             _ => &["status: NOERROR", "192.0.2.80"],
         };

@@ -284,7 +284,8 @@ impl Steward {
             }
             Health::Dns => {
                 let open = self.services.listeners.places();
-                let serving = !(open.dns.is_empty() && open.dot.is_empty() && open.doh.is_empty());
+                let serving = [&open.dns, &open.dot, &open.doh, &open.doq];
+                let serving = serving.iter().any(|addresses| !addresses.is_empty());
                 let up = self.config.upstreams.is_empty() || !self.node.pool().all_down();
                 match (serving, up) {
                     (false, _) => (false, "no DNS socket is open".to_owned()),
@@ -332,6 +333,7 @@ impl Services {
             ("queries_dropped", &met.dropped),
             ("queries_late", &met.late),
             ("queries_shed", &met.shed),
+            ("retries_demanded", &met.retries),
             ("udp_panics", &udp.panics),
             ("udp_received", &udp.received),
             ("udp_sends_failed", &udp.send_failed),
@@ -352,6 +354,7 @@ impl Services {
                 named("dns", &places.dns),
                 named("dot", &places.dot),
                 named("doh", &places.doh),
+                named("doq", &places.doq),
                 named("ntp", &ntp),
             ]
             .concat(),

@@ -19,7 +19,7 @@ use crate::cache::Cache;
 use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
 use crate::dns::answer::{AnswerSettings, Answerer};
-use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Limits, Listeners, Places, Tls};
+use crate::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Limits, Listeners, Places, Tls};
 use crate::dns::{
     BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused, Settled,
 };
@@ -256,6 +256,7 @@ struct Identified {
     store: Arc<CertStore>,
     dot: Arc<ServerConfig>,
     doh: Arc<ServerConfig>,
+    doq: Arc<ServerConfig>,
     fallback: Option<FallbackCa>,
     name: Name,
 }
@@ -293,10 +294,11 @@ impl Identity {
     }
 
     fn present(self: &Arc<Self>) -> Tls {
-        let (dot, doh) = (Arc::clone(self), Arc::clone(self));
+        let [dot, doh, doq] = [(); 3].map(|()| Arc::clone(self));
         Tls {
             dot: Arc::new(move || Arc::clone(&dot.served().load().dot)),
             doh: Arc::new(move || Arc::clone(&doh.served().load().doh)),
+            doq: Arc::new(move || Arc::clone(&doq.served().load().doq)),
         }
     }
 
@@ -327,14 +329,17 @@ impl Identified {
             .map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
         match leaf {
             Some(Ok(leaf)) => store.set_fallback(leaf),
-            Some(Err(error)) => error!(%error, "no fallback certificate: DoT and DoH need files"),
+            Some(Err(error)) => {
+                error!(%error, "no fallback certificate: DoT, DoH and DoQ need files");
+            }
             None => {}
         }
         let make = |alpn| match server_config(Arc::clone(&store), Arc::clone(clock), alpn) {
             Ok(config) => config,
             Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
         };
-        Self { dot: make(ALPN_DOT), doh: make(ALPN_DOH), store, fallback, name }
+        let [dot, doh, doq] = [ALPN_DOT, ALPN_DOH, ALPN_DOQ].map(make);
+        Self { store, dot, doh, doq, fallback, name }
     }
 }
 
@@ -343,7 +348,7 @@ fn open_fallback(name: &Name, state: &StateDir) -> Option<FallbackCa> {
     let local = name.parent().filter(is_local);
     let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
     let authority = FallbackCa::open(&Vault(state), &zones)
-        .inspect_err(|error| error!(%error, "no fallback certificate: DoT and DoH need files"))
+        .inspect_err(|error| error!(%error, "no fallback certificate: DoT, DoH and DoQ need files"))
         .ok()?;
     let file = state.path().join(CA_FILE);
     let present = std::fs::read_to_string(&file).unwrap_or_default();

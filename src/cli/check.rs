@@ -124,6 +124,7 @@ impl Machine {
             ("dns", &config.dns.listen, Type::STREAM),
             ("dot", &config.dot.listen, Type::STREAM),
             ("doh", &config.doh.listen, Type::STREAM),
+            ("doq", &config.doq.listen, Type::DGRAM),
             ("ntp", &config.ntp.listen, Type::DGRAM),
         ];
         let mut refused = Vec::new();

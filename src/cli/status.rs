@@ -108,7 +108,7 @@ fn bounds(floor: &Origin, guess: &Origin, lines: &mut Lines) {
 
 fn certificate(certificate: Option<&Certificate>, utc: &str, lines: &mut Lines) {
     let Some(Certificate { source, not_before, not_after, valid }) = certificate else {
-        return lines.push(("Certificate", "NONE: DoT and DoH are not served".to_owned()));
+        return lines.push(("Certificate", "NONE: DoT, DoH and DoQ are not served".to_owned()));
     };
     let origin = match source.as_str() {
         "files" => "from the files",
@@ -242,7 +242,7 @@ Nothing is wrong.
             assert!(text.contains(words), "{words}\n{text}");
         }
         status.certificate = None;
-        assert!(view(&status).contains("Certificate  NONE: DoT and DoH are not served\n"));
+        assert!(view(&status).contains("Certificate  NONE: DoT, DoH and DoQ are not served\n"));
     }
 
     /// A box that is well.

@@ -39,6 +39,8 @@ pub struct Config {
     pub dot: Dot,
     /// `[doh]`
     pub doh: Doh,
+    /// `[doq]`
+    pub doq: Doq,
     /// `[tls]`
     pub tls: Tls,
     /// `[[upstream]]`, in order of the file.
@@ -123,6 +125,13 @@ pub struct Doh {
     pub listen: Vec<SocketAddr>,
     /// Path of the query resource.
     pub path: String,
+}
+
+/// `[doq]`: DNS over QUIC (RFC 9250).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Doq {
+    /// UDP addresses to listen on.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// `[tls]`: the appliance's own certificate.

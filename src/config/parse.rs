@@ -8,8 +8,8 @@ use toml::de::DeTable;
 use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
-    CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Dot, Log, Ntp,
-    Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
+    CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
+    Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -97,6 +97,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             listen: listen(table, 443),
             path: table.text("path", value::resource).unwrap_or_else(query_path),
         }),
+        doq: root.table("doq", |table| Doq { listen: listen(table, 853) }),
         tls: root.table("tls", |table| read_tls(table, file)),
         upstreams: root.tables("upstream", |table| read_upstream(table, file)),
         ntp: root.table("ntp", |table| Ntp { listen: listen(table, 123) }),

@@ -10,6 +10,7 @@ use crate::wire::Name;
 /// Reports what is wrong or doubtful in `config` as a whole.
 pub(super) fn check(config: &Config, notes: &mut Notes) {
     listeners_clash(config, notes);
+    doq_keeps_off_port_53(config, notes);
     names_clash(config, notes);
     sources_twice(&config.clock, notes);
     // Half a configuration would only be blamed for what its mistakes took away.
@@ -25,7 +26,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
 fn listeners_clash(config: &Config, notes: &mut Notes) {
     let dns = ("dns", &config.dns.listen);
     let tcp = [dns, ("dot", &config.dot.listen), ("doh", &config.doh.listen)];
-    let udp = [dns, ("ntp", &config.ntp.listen)];
+    let udp = [dns, ("doq", &config.doq.listen), ("ntp", &config.ntp.listen)];
     let mut told = BTreeSet::new();
     for services in [&tcp[..], &udp] {
         let mut taken: Vec<(&str, usize, SocketAddr)> = Vec::new();
@@ -53,6 +54,19 @@ fn listeners_clash(config: &Config, notes: &mut Notes) {
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (wildcard || a.ip() == b.ip())
+}
+
+/// RFC 9250 section 4.1.1: others would take it for plain DNS.
+fn doq_keeps_off_port_53(config: &Config, notes: &mut Notes) {
+    for (index, address) in config.doq.listen.iter().enumerate() {
+        if address.port() == 53 {
+            notes.report.error(
+                notes.places.at(&format!("doq.listen[{index}]")),
+                format!("`{address}`: DNS over QUIC must not use port 53 (RFC 9250 section 4.1.1)"),
+                "use port 853",
+            );
+        }
+    }
 }
 
 /// A CNAME beside other data of its name (RFC 1034 section 3.6.2), or in a circle.

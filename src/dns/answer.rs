@@ -476,7 +476,7 @@ impl<A: Borrow<Answer>> Found<A> {
 /// Why a question is not answered at all, whatever its name.
 fn refusal(query: &Query<'_>, plaintext: Plaintext) -> Option<(Rcode, Note<'static>)> {
     if plaintext == Plaintext::Refuse {
-        let note = Note::ede(Ede::Prohibited, "only DNS over TLS or HTTPS is answered");
+        let note = Note::ede(Ede::Prohibited, "only DNS over TLS, HTTPS or QUIC is answered");
         return Some((Rcode::REFUSED, note));
     }
     if query.qtype == Type::OPT {

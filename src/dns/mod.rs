@@ -18,6 +18,8 @@ pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
 pub enum Protocol {
     /// DNS over HTTPS (RFC 8484).
     Doh,
+    /// DNS over QUIC (RFC 9250).
+    Doq,
     /// DNS over TLS (RFC 7858).
     Dot,
     /// DNS over TCP (RFC 7766), in the clear.

@@ -31,6 +31,9 @@ listen = ["127.0.0.1:{dot}"]
 [doh]
 listen = ["127.0.0.1:{doh}"]
 
+[doq]
+listen = ["127.0.0.1:{dot}"]
+
 [tls]
 name = "dns.home.lan"
 

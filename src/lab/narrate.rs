@@ -59,6 +59,11 @@ pub fn commands(config: &Config, files: &Files<'_>) -> Vec<Step> {
             ),
         );
     }
+    if let Some(kdig) = reached(&config.doq.listen).map(kdig) {
+        // The last of kdig's options decides the transport: +quic before +tls-ca ends in a crash.
+        let verified = format!("+tls-ca={authority} +tls-hostname={name} +quic");
+        step("DNS over QUIC", format!("{kdig} {verified} {NAME}"));
+    }
     if let Some(address) = reached(&config.ntp.listen) {
         let (ip, port) = (address.ip(), address.port());
         step(

@@ -11,7 +11,9 @@ use tokio::runtime::Handle;
 use super::WorldError;
 use crate::cache::Near;
 use crate::config::Transport;
-use crate::dns::listen::{ALPN_DOH, ALPN_DOT, Answer, Limits, Listeners, Places, Quick, Tls};
+use crate::dns::listen::{
+    ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Places, Quick, Tls,
+};
 use crate::dns::{BoxFuture, Client};
 use crate::names::{Entry, Names};
 use crate::node::ports::Clock;
@@ -41,7 +43,8 @@ impl Operator {
             let config = server_config(Arc::clone(&certificate), Arc::clone(truth), alpn)?;
             Ok::<_, WorldError>(Arc::new(move || Arc::clone(&config)))
         };
-        let tls = Tls { dot: present(ALPN_DOT)?, doh: present(ALPN_DOH)? };
+        let (dot, doh, doq) = (present(ALPN_DOT)?, present(ALPN_DOH)?, present(ALPN_DOQ)?);
+        let tls = Tls { dot, doh, doq };
         let mut places = Places { path: PATH.to_owned(), ..Places::default() };
         match transport {
             Transport::Doh => places.doh.push(address),

@@ -45,6 +45,20 @@ pub fn udp(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
+/// Opens one non-blocking UDP socket on `address`, shared with nobody; port 0 takes any free port.
+///
+/// Each datagram comes with the address it was sent to, and `[::]` takes IPv6 only.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn quic(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = datagram_socket(address)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 /// Opens a non-blocking TCP listener on `address`; port 0 takes any free port.
 ///
 /// Accepted connections inherit `TCP_NODELAY`: without it, Nagle's algorithm

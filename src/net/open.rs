@@ -18,7 +18,8 @@ const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 2000 }
 
 /// Opens one address and serves it.
 pub trait Listen: Send + Sync + 'static {
-    /// Serves until it is dropped; the address is free when the drop returns.
+    /// Serves until it is dropped. The address is free when the drop returns, or, where
+    /// connections share the listener's socket, when the last of them has ended.
     type Guard: Send + 'static;
 
     /// Opens `address`. Returns the address in use (port 0 stands for any) and what serves it.

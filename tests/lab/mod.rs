@@ -149,12 +149,14 @@ impl Lab {
              [dns]\nlisten = [\"{}\"]\n\
              [dot]\nlisten = [\"{}\"]\n\
              [doh]\nlisten = [\"{}\"]\n\
+             [doq]\nlisten = [\"{}\"]\n\
              [ntp]\nlisten = [\"{}\"]\n\
              [control]\nsocket = \"run/control.sock\"\n\
              [[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]\n",
             self.dns(),
             self.dot(),
             self.doh(),
+            self.dot(),
             self.ntp(),
         );
         let clock = "[clock]\nmode = \"observe\"\n".to_owned();

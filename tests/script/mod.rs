@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use firstlight::cache::Near;
 use firstlight::dns::listen::{
-    ALPN_DOH, ALPN_DOT, Answer, Limits, Listeners, Places, PresentConfig, Quick, Tls,
+    ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Places, PresentConfig, Quick, Tls,
 };
 use firstlight::dns::{BoxFuture, Client};
 use rustls::ServerConfig;
@@ -26,6 +26,14 @@ pub(crate) struct Script {
     pub(crate) let_go: Semaphore,
     /// Answers at length that were made at once.
     pub(crate) big: AtomicU64,
+    /// Questions that were not answered at once.
+    pub(crate) asked: AtomicU64,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { let_go: Semaphore::new(0), big: AtomicU64::new(0), asked: AtomicU64::new(0) }
+    }
 }
 
 impl Answer for Script {
@@ -45,6 +53,7 @@ impl Answer for Script {
     }
 
     fn answer(&self, query: Vec<u8>, _: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             if first_label(&query) == Some(b"late") {
                 return pending().await;
@@ -61,10 +70,15 @@ pub(crate) fn open(
     address: &str,
     limits: Limits,
 ) -> (Listeners, Arc<Script>, CertificateDer<'static>) {
-    let script = Arc::new(Script { let_go: Semaphore::new(0), big: AtomicU64::new(0) });
+    let script = Arc::<Script>::default();
     let any = vec![format!("{address}:0").parse().unwrap()];
-    let places =
-        Places { dns: any.clone(), dot: any.clone(), doh: any, path: "/dns-query".to_owned() };
+    let places = Places {
+        dns: any.clone(),
+        dot: any.clone(),
+        doh: any.clone(),
+        doq: any,
+        path: "/dns-query".to_owned(),
+    };
     let (tls, certificate) = tls();
     let answer = Arc::clone(&script) as Arc<dyn Answer>;
     let listeners = Listeners::open(&places, answer, tls, limits, &Handle::current());
@@ -72,7 +86,8 @@ pub(crate) fn open(
     (listeners, script, certificate)
 }
 
-fn tls() -> (Tls, CertificateDer<'static>) {
+/// For every encrypted protocol, with a certificate of their own.
+pub(crate) fn tls() -> (Tls, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
     let config = |alpn: &[&[u8]]| -> PresentConfig {
@@ -87,7 +102,8 @@ fn tls() -> (Tls, CertificateDer<'static>) {
         let config = Arc::new(config);
         Arc::new(move || Arc::clone(&config))
     };
-    (Tls { dot: config(ALPN_DOT), doh: config(ALPN_DOH) }, certificate)
+    let tls = Tls { dot: config(ALPN_DOT), doh: config(ALPN_DOH), doq: config(ALPN_DOQ) };
+    (tls, certificate)
 }
 
 fn first_label(query: &[u8]) -> Option<&[u8]> {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::{Admitted, Slot};
+use super::admission::Slot;
 use super::{PresentConfig, Shared, count, doh, stream};
 use crate::dns::{Client, Protocol};
 use crate::net::{Listen, bind};
@@ -104,6 +104,13 @@ pub(super) struct Link {
     pub(super) closing: watch::Receiver<()>,
 }
 
+impl Link {
+    /// Whether the listener is gone.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.has_changed().is_err()
+    }
+}
+
 struct Acceptor {
     listener: TcpListener,
     kind: Kind,
@@ -137,23 +144,10 @@ impl Acceptor {
     }
 
     fn welcome(&self, stream: TcpStream, address: SocketAddr) {
-        let counters = &self.shared.counters;
         if self.shared.admission.starve(false) {
             tracing::info!(service = self.service, "connections are accepted again");
         }
-        let slot = match self.shared.admission.admit(address.ip()) {
-            Admitted::Yes(slot) => slot,
-            Admitted::Displacing(slot) => {
-                count(&counters.displaced);
-                slot
-            }
-            Admitted::No => {
-                count(&counters.refused);
-                tracing::debug!(client = %address, service = self.service, "too many connections");
-                return;
-            }
-        };
-        count(&counters.connections);
+        let Some(slot) = self.shared.admit(address, self.service) else { return };
         let link = Link { shared: Arc::clone(&self.shared), slot, closing: self.closing.clone() };
         tokio::spawn(connection(self.kind.clone(), stream, address, link));
     }

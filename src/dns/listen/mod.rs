@@ -1,4 +1,4 @@
-//! Listeners for UDP, TCP, TLS and HTTPS: bytes in, bytes out, within bounds of memory, number and time.
+//! Listeners for UDP, TCP, TLS, HTTPS and QUIC: bytes in, bytes out, within bounds of memory, number and time.
 //!
 //! What is answered, an [`Answer`] decides.
 
@@ -6,6 +6,7 @@ mod accept;
 mod activity;
 mod admission;
 mod doh;
+mod doq;
 mod queue;
 mod stream;
 mod udp;
@@ -22,7 +23,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use self::accept::{Kind, StreamListen};
-use self::admission::Admission;
+use self::admission::{Admission, Admitted, Slot};
+use self::doq::QuicListen;
 use self::queue::{Place, Queue};
 use self::udp::Udp;
 use crate::cache::Near;
@@ -34,6 +36,8 @@ use crate::net::{DatagramListen, KeepOpen, Refused, Tally};
 pub const ALPN_DOT: &[&[u8]] = &[b"dot"];
 /// The ALPN protocols of DNS over HTTPS (RFC 8484 section 5.2), the preferred one first.
 pub const ALPN_DOH: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// The ALPN protocol of DNS over QUIC (RFC 9250 section 4.1).
+pub const ALPN_DOQ: &[&[u8]] = &[b"doq"];
 
 /// Answers questions, whatever way they came.
 pub trait Answer: Debug + Send + Sync + 'static {
@@ -83,6 +87,8 @@ pub struct Tls {
     pub dot: PresentConfig,
     /// For DNS over HTTPS; its ALPN protocols are [`ALPN_DOH`].
     pub doh: PresentConfig,
+    /// For DNS over QUIC; its ALPN protocols are [`ALPN_DOQ`].
+    pub doq: PresentConfig,
 }
 
 impl Debug for Tls {
@@ -100,6 +106,8 @@ pub struct Places {
     pub dot: Vec<SocketAddr>,
     /// For DNS over HTTPS.
     pub doh: Vec<SocketAddr>,
+    /// For DNS over QUIC.
+    pub doq: Vec<SocketAddr>,
     /// The path of the DoH resource.
     pub path: String,
 }
@@ -110,6 +118,7 @@ impl From<&Config> for Places {
             dns: config.dns.listen.clone(),
             dot: config.dot.listen.clone(),
             doh: config.doh.listen.clone(),
+            doq: config.doq.listen.clone(),
             path: config.doh.path.clone(),
         }
     }
@@ -118,7 +127,7 @@ impl From<&Config> for Places {
 /// Bounds that hold whatever clients do.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections in all, over TCP, DoT and DoH.
+    /// Connections in all, over TCP, DoT, DoH and DoQ.
     pub connections: usize,
     /// Connections of one address.
     pub connections_per_address: usize,
@@ -127,8 +136,8 @@ pub struct Limits {
     /// Queries that wait for their answers at the same time, of all clients; a
     /// long query counts once for each KiB.
     pub waiting: usize,
-    /// HTTP request bodies under way at the same time, of all clients, in KiB; one of
-    /// unstated length counts as the longest.
+    /// HTTP request bodies, and queries over QUIC that come in pieces, under way at the same
+    /// time, of all clients, in KiB; a body of unstated length counts as the longest.
     pub bodies: usize,
     /// For a TLS handshake.
     pub handshake: Duration,
@@ -181,6 +190,8 @@ pub struct Counters {
     pub displaced: AtomicU64,
     /// TLS handshakes that failed or took too long.
     pub handshake_failures: AtomicU64,
+    /// QUIC handshakes whose client had to prove its address first.
+    pub retries: AtomicU64,
     /// Connections cut because a deadline for sending or taking octets passed.
     pub cut: AtomicU64,
     /// Failures to accept a connection.
@@ -196,6 +207,7 @@ pub struct Listeners {
     tcp: KeepOpen<StreamListen>,
     dot: KeepOpen<StreamListen>,
     doh: KeepOpen<StreamListen>,
+    doq: KeepOpen<QuicListen>,
     shared: Arc<Shared>,
 }
 
@@ -233,6 +245,11 @@ impl Listeners {
             tcp: streams(Kind::Tcp, &places.dns),
             dot: streams(Kind::Dot(tls.dot), &places.dot),
             doh: streams(Kind::Doh(tls.doh), &places.doh),
+            doq: KeepOpen::start(
+                QuicListen::new(tls.doq, Arc::clone(&shared), runtime.clone()),
+                &places.doq,
+                runtime,
+            ),
             shared,
         }
     }
@@ -245,6 +262,7 @@ impl Listeners {
         self.tcp.set(&places.dns);
         self.dot.set(&places.dot);
         self.doh.set(&places.doh);
+        self.doq.set(&places.doq);
     }
 
     /// Closes every listener and sends the answers that are under way, for at most `grace`.
@@ -266,6 +284,7 @@ impl Listeners {
             dns: self.udp.open(),
             dot: self.dot.open(),
             doh: self.doh.open(),
+            doq: self.doq.open(),
             path: self.shared.path.load().to_string(),
         }
     }
@@ -281,7 +300,7 @@ impl Listeners {
     pub fn refused(&self) -> Vec<Refused> {
         let streams = [&self.tcp, &self.dot, &self.doh];
         let streams = streams.into_iter().flat_map(KeepOpen::refused);
-        self.udp.refused().into_iter().chain(streams).collect()
+        self.udp.refused().into_iter().chain(streams).chain(self.doq.refused()).collect()
     }
 
     /// What was counted.
@@ -327,6 +346,24 @@ enum NoAnswer {
 }
 
 impl Shared {
+    /// A place for a connection of `client`, if there are not too many.
+    fn admit(&self, client: SocketAddr, service: &'static str) -> Option<Slot> {
+        let slot = match self.admission.admit(client.ip()) {
+            Admitted::Yes(slot) => slot,
+            Admitted::Displacing(slot) => {
+                count(&self.counters.displaced);
+                slot
+            }
+            Admitted::No => {
+                count(&self.counters.refused);
+                tracing::debug!(%client, service, "too many connections");
+                return None;
+            }
+        };
+        count(&self.counters.connections);
+        Some(slot)
+    }
+
     /// A place for `query` to wait for its answer, held until that is sent. `None` if it need
     /// not wait, for its answer is in `reply`.
     ///

@@ -242,6 +242,6 @@ fn put(output: &mut Vec<u8>, answer: &[u8]) {
 }
 
 /// Starts `timer` anew. The reset costs no lock where `set(sleep(after))` would take two.
-fn rearm(timer: Pin<&mut Sleep>, after: Duration) {
+pub(super) fn rearm(timer: Pin<&mut Sleep>, after: Duration) {
     timer.reset(sleep(after).deadline());
 }
