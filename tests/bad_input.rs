@@ -217,6 +217,7 @@ fn a_bad_file_at_a_reload_changes_nothing_and_is_reported() {
     let mut daemon = setup.boot();
     daemon.serves(&lab).unwrap();
     let mut connection = TcpStream::connect(lab.dns()).unwrap();
+    assert!(daemon.status().listeners.refused.is_empty());
 
     setup.clone().replacing("[ntp]", "[npt]").write();
     let refusal = daemon.call(&Request::Reload).unwrap_err().to_string();

@@ -519,7 +519,7 @@ fn reset(answered: &Result<Vec<u8>, ReadToEndError>) -> u32 {
     let Err(ReadToEndError::Read(ReadError::Reset(reset))) = answered else {
         panic!("{answered:?}")
     };
-    code(reset)
+    code(*reset)
 }
 
 fn code(code: VarInt) -> u32 {
