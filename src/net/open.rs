@@ -13,8 +13,10 @@ use tokio::task::AbortHandle;
 
 use super::bind;
 
-/// How long to wait before a refused address is tried again.
+/// How long to wait before a refused address is tried again. At first less, and twice as long each
+/// time: whoever has the address may be a process about to end.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 2000 });
+const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Opens one address and serves it.
 pub trait Listen: Send + Sync + 'static {
@@ -153,9 +155,11 @@ impl<L: Listen> Shared<L> {
     }
 
     async fn retry(self: Arc<Self>) {
+        let mut pause = FIRST_RETRY;
         loop {
             self.refused.notified().await;
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = RETRY.min(2 * pause);
             self.attempt(&mut self.places());
         }
     }

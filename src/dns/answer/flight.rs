@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -18,6 +18,11 @@ use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
 const FLIGHTS_MAX: usize = 1_000;
 const WAITERS_MAX: usize = 1_000;
 
+/// A question that has been under way for so long gives way to others when there is no room: its
+/// upstream most likely does not answer. To let go of younger ones would waste what upstreams are
+/// about to answer, until under load nobody is answered.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// The longest that a question may be under way.
 const FLIGHT_MAX: Duration = Duration::from_secs(8);
 
@@ -27,6 +32,9 @@ const FAILURE_TTL: u32 = 1;
 
 /// Where a question's answer arrives.
 pub(super) type Arrival = watch::Receiver<Option<Answer>>;
+
+/// A [`Question`], shared by all who know of it.
+type Octets = Arc<[u8]>;
 
 /// Where it is put.
 type Landings = Arc<watch::Sender<Option<Answer>>>;
@@ -55,12 +63,12 @@ impl Flights {
 
     /// Sends a question on its way, or joins it. It goes on when nobody waits any longer.
     ///
-    /// When as many are under way as may, the oldest gives way and fails: whoever answers it has
-    /// had the longest time to do so.
+    /// When as many are under way as may, the oldest gives way and fails, if it has been for
+    /// [`PATIENCE`].
     ///
     /// # Errors
     ///
-    /// If as many wait for this question as may.
+    /// If as many are under way as may and none gives way, or as many wait for this question as may.
     pub(super) fn join(
         self: &Arc<Self>,
         key: &Key<'_>,
@@ -76,17 +84,18 @@ impl Flights {
             count(&self.counters.shared);
             return Ok(flight.sender.subscribe());
         }
-        let given_way = under_way.make_room();
+        let now = self.clock.mono();
+        let given_way = under_way.make_room(now)?;
         let (sender, arrival) = watch::channel(None);
         let sender = Arc::new(sender);
         let number = under_way.next;
         under_way.next += 1;
-        under_way.order.insert(number, question.octets.clone());
-        let octets = question.octets.clone();
+        under_way.order.insert(number, Arc::clone(&question.octets));
+        let octets = Arc::clone(&question.octets);
         let landing =
             Landing { flights: Arc::clone(self), question, number, sender: Arc::clone(&sender) };
         let task = self.runtime.spawn(landing.fly(ttls)).abort_handle();
-        under_way.flights.insert(octets, Flight { number, sender, task });
+        under_way.flights.insert(octets, Flight { number, begun: now, sender, task });
         drop(under_way);
         count(&self.counters.flights);
         if let Some((octets, flight)) = given_way {
@@ -109,27 +118,32 @@ impl Flights {
 #[derive(Debug, Default)]
 struct UnderWay {
     /// By the octets of [`Question`].
-    flights: HashMap<Box<[u8]>, Flight>,
+    flights: HashMap<Octets, Flight>,
     /// By age, oldest first.
-    order: BTreeMap<u64, Box<[u8]>>,
+    order: BTreeMap<u64, Octets>,
     next: u64,
 }
 
 #[derive(Debug)]
 struct Flight {
     number: u64,
+    begun: Instant,
     sender: Landings,
     task: AbortHandle,
 }
 
 impl UnderWay {
-    /// Takes the oldest out if there is no room for one more.
-    fn make_room(&mut self) -> Option<(Box<[u8]>, Flight)> {
+    /// Sees to it that there is room for one more; gives the one that had to go for it.
+    fn make_room(&mut self, now: Instant) -> Result<Option<(Octets, Flight)>, ForwardError> {
         if self.flights.len() < FLIGHTS_MAX {
-            return None;
+            return Ok(None);
         }
-        let (_, octets) = self.order.pop_first()?;
-        self.flights.remove_entry(&octets)
+        let oldest = self.order.first_entry().filter(|oldest| {
+            let flight = self.flights.get(oldest.get());
+            flight.is_none_or(|flight| now.saturating_duration_since(flight.begun) >= PATIENCE)
+        });
+        let octets = oldest.ok_or(ForwardError::Busy(FLIGHTS_MAX))?.remove();
+        Ok(self.flights.remove_entry(&octets))
     }
 
     /// Takes out the flight of this number, and no other to the same question.
@@ -163,7 +177,7 @@ pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
 #[derive(Debug)]
 struct Question {
     /// Canonical name, type and class, then view and flags of the key.
-    octets: Box<[u8]>,
+    octets: Octets,
 }
 
 impl Question {

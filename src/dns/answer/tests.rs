@@ -354,7 +354,7 @@ async fn an_answer_in_use_is_refreshed_before_it_expires() {
 }
 
 #[tokio::test]
-async fn when_too_many_questions_are_under_way_the_oldest_gives_way() {
+async fn when_too_many_questions_are_under_way_one_that_nobody_answers_gives_way() {
     let mut lab = Lab::new(settings());
     let oldest = lab.spawn(query("n0.example."));
     let mut unanswered = vec![lab.upstream().await];
@@ -363,10 +363,13 @@ async fn when_too_many_questions_are_under_way_the_oldest_gives_way() {
         tokio::task::yield_now().await;
     }
 
+    let refused = answer(&lab.answerer, &query("too.soon."), Protocol::Udp).await.unwrap();
+    assert!(ede(&refused).unwrap().1.contains("1000 questions"));
+    lab.clock.pass(Duration::from_millis(500));
     let newest = lab.spawn(query("one.more."));
 
     assert!(ede(&oldest.await.unwrap().unwrap()).unwrap().1.contains("1000 questions"));
-    assert_eq!(lab.answerer.counts().shed, 1);
+    assert_eq!(lab.answerer.counts().shed, 2);
     // The question that gave way may be asked again, and is another then.
     let again = lab.spawn(query("n0.example."));
     for _ in 0..1_001 {

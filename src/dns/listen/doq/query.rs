@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn what_belongs_to_other_transports_is_a_breach() {
-        let keepalive: &[u8] = b"\0\0\x29\x10\0\0\0\0\0\0\x0a\0\x0a\0\x02id\0\x0b\0\0";
-        let cookie: &[u8] = b"\0\0\x29\x10\0\0\0\0\0\0\x06\0\x0a\0\x02\0\x0b";
+        let keepalive: &[u8] = b"\0\0\x29\x10\0\0\0\0\0\0\x10\0\x0a\0\x08a cookie\0\x0b\0\0";
+        let cookie: &[u8] = b"\0\0\x29\x10\0\0\0\0\0\0\x0c\0\x0a\0\x08\0\x0b\0\0more";
         let mut response = query(0, &[]);
         response[2] |= 0x80;
 
