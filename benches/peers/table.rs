@@ -195,12 +195,12 @@ pub(crate) fn render(results: &Results, kinds: &[&'static Kind], rounds: usize) 
             Some(format!("{} {}", kind.name, kind.version().filter(|v| !v.is_empty())?))
         })
         .collect();
-    let others = 100.0 * median(&results.others).unwrap_or(0.0);
-    let _ = writeln!(
-        text,
-        "\n{}. Rounds: {rounds}. Of the servers' core, others had {others:.0} % (median).",
-        versions.join(", ")
-    );
+    let _ = write!(text, "\n{}. Rounds: {rounds}.", versions.join(", "));
+    if let Some(others) = median(&results.others) {
+        let percent = 100.0 * others;
+        let _ = write!(text, " Of the servers' core, others had {percent:.0} % (median).");
+    }
+    text.push('\n');
     text
 }
 
