@@ -201,7 +201,7 @@ impl StateDir {
                 drop(File::open(parent).and_then(|parent| parent.sync_all()));
             }
         }
-        let lock = self.lock()?;
+        let _lock = self.lock()?;
         for entry in fs::read_dir(&self.path).map_err(|error| failed("list", error))? {
             let entry = entry.map_err(|error| failed("list", error))?;
             let name = entry.file_name();
@@ -212,9 +212,9 @@ impl StateDir {
                     .map_err(|error| StateError::io("remove", &entry.path(), error))?;
             }
         }
-        drop(lock);
+        // Not flushed: a boot need not wait for the disk to learn whether it may be written.
         let probe = self.path.join(PROBE);
-        self.replace(&probe, |file| file.write_all(&frame(b"")))?;
+        fs::write(&probe, frame(b"")).map_err(|error| StateError::io("write", &probe, error))?;
         fs::remove_file(&probe).map_err(|error| StateError::io("remove", &probe, error))
     }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,10 +11,11 @@ use data_encoding::BASE64URL_NOPAD;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
@@ -55,7 +57,7 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
     // No `Date` from either: the machine's clock may be wrong, and RFC 9110
     // section 6.6.1 wants none from a server without a clock.
     if http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(InPlace)
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .max_concurrent_streams(MAX_STREAMS)
@@ -77,6 +79,26 @@ pub(super) async fn serve(stream: Box<TlsStream<TcpStream>>, client: Client, lin
             .max_buf_size(MAX_HEAD)
             .serve_connection(stream, service);
         drive(connection, http1::Connection::graceful_shutdown, &activity, link).await;
+    }
+}
+
+/// Runs requests within their connection's task for as long as they need not wait: most are
+/// answered by then, and all answers to what was read at once leave in one write and one TLS
+/// record. What has to wait becomes a task.
+#[derive(Clone, Copy, Debug)]
+struct InPlace;
+
+impl<F> Executor<F> for InPlace
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, request: F) {
+        let mut request = Box::pin(request);
+        // Whoever waits is polled again by its task, which leaves a waker of its own.
+        if request.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            tokio::spawn(request);
+        }
     }
 }
 
