@@ -193,8 +193,13 @@ impl Names {
         let thread = thread::spawn(move || {
             let mut answered = 0;
             while !ended.load(Ordering::Relaxed) {
-                for ask in [ask_udp, ask_tcp] {
-                    assert_eq!(ask(server, LOCAL.0).unwrap().addresses, [LOCAL.1]);
+                for (way, ask) in [("UDP", ask_udp as fn(_, _) -> _), ("TCP", ask_tcp)] {
+                    let begin = now();
+                    let answer = ask(server, LOCAL.0).unwrap_or_else(|| {
+                        let waited = now() - begin;
+                        panic!("{way}: no answer in {waited:?}, after {answered} of them")
+                    });
+                    assert_eq!(answer.addresses, [LOCAL.1]);
                     answered += 1;
                 }
                 thread::sleep(Duration::from_millis(20));

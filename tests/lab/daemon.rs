@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::clients::ask_udp;
+use super::clients::{ask_tcp, ask_udp};
 use super::{LOCAL, Lab, eventually};
 
 /// A running daemon; killed by its id at the end.
@@ -49,14 +49,17 @@ impl Daemon {
         Self { child, grouped, log, socket: lab.path("run/control.sock") }
     }
 
-    /// Waits until the daemon answers a local name; how it failed to, if it did.
+    /// Waits until the daemon answers a local name over UDP and TCP, which it opens one after the
+    /// other; how it failed to, if it did.
     pub(crate) fn serves(&mut self, lab: &Lab) -> Result<(), String> {
         let found = eventually(Duration::from_secs(10), || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return Some(Err(format!("it ended: {status}\n{}", self.log())));
             }
-            let answer = ask_udp(lab.dns(), LOCAL.0)?;
-            (answer.addresses == [LOCAL.1]).then_some(Ok(()))
+            for ask in [ask_udp, ask_tcp] {
+                ask(lab.dns(), LOCAL.0).filter(|answer| answer.addresses == [LOCAL.1])?;
+            }
+            Some(Ok(()))
         });
         found.unwrap_or_else(|| Err(format!("no answer in 10 s\n{}", self.log())))
     }
