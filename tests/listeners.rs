@@ -82,6 +82,27 @@ async fn questions_beyond_the_limit_are_shed_and_late_ones_given_up() {
 }
 
 #[tokio::test]
+async fn without_room_to_wait_outdated_data_is_given_out_and_nobody_gives_way() {
+    let limits = Limits { waiting: 1, ..Limits::default() };
+    let (listeners, script, _) = open("127.0.0.1", limits);
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(listeners.places().dns[0]).await.unwrap();
+    let mut tcp = TcpStream::connect(listeners.tcp()[0]).await.unwrap();
+
+    client.send(&query(1, "held")).await.unwrap();
+    until(|| count(&script.asked) == 1).await;
+    client.send(&query(2, "outdated")).await.unwrap();
+    assert_eq!(receive(&client).await, 2);
+    tcp.write_all(&frame(&query(3, "outdated"))).await.unwrap();
+    assert_eq!(ids(&read_some(&mut tcp).await), [3]);
+
+    script.let_go.add_permits(1);
+    assert_eq!(receive(&client).await, 1);
+    let counters = listeners.counters();
+    assert_eq!((count(&counters.shed_stale), count(&counters.shed)), (2, 0));
+}
+
+#[tokio::test]
 async fn answers_on_one_connection_overtake_each_other_and_travel_together() {
     let (listeners, script, certificate) = open("127.0.0.1", Limits::default());
     let row =

@@ -333,6 +333,7 @@ impl Services {
             ("queries_dropped", &met.dropped),
             ("queries_late", &met.late),
             ("queries_shed", &met.shed),
+            ("queries_shed_stale", &met.shed_stale),
             ("retries_demanded", &met.retries),
             ("udp_panics", &udp.panics),
             ("udp_received", &udp.received),

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 pub(crate) const NAME: &str = "dns.test";
 
 /// Answers as the first label says: `quick` at once, `held` when it is let go, `late` never,
+/// `outdated` as `held` unless there is no room to wait,
 /// `big` and `held-big` at length, `panic` not at all. The answer is 192.0.2.1 with a TTL of 60.
 #[derive(Debug)]
 pub(crate) struct Script {
@@ -46,10 +47,19 @@ impl Answer for Script {
                 reply.extend(respond(query, 60_000));
             }
             Some(b"panic") => panic!("as the script says"),
-            Some(b"held" | b"held-big" | b"late") => return Quick::Slow,
+            Some(b"held" | b"held-big" | b"late" | b"outdated") => return Quick::Slow,
             _ => return Quick::Drop,
         }
         Quick::Reply
+    }
+
+    fn stale(&self, query: &[u8], _: &Client, reply: &mut Vec<u8>) -> bool {
+        reply.clear();
+        let outdated = first_label(query) == Some(b"outdated");
+        if outdated {
+            reply.extend(respond(query, 0));
+        }
+        outdated
     }
 
     fn answer(&self, query: Vec<u8>, _: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
