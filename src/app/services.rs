@@ -397,8 +397,8 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 /// What an event of the forwarder means to the node.
-pub(super) fn input(event: &ForwardEvent, pool: &Pool) -> Input {
-    match *event {
+pub(super) fn input(event: ForwardEvent, pool: &Pool) -> Input {
+    match event {
         ForwardEvent::Contradiction { endpoint, .. } => {
             let operator = pool.health().nth(endpoint.0).map(|seen| seen.endpoint.operator.clone());
             Input::Refuted { operator: operator.unwrap_or_default() }

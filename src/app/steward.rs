@@ -181,7 +181,7 @@ impl Steward {
                 {
                     self.report_refused();
                 }
-                let input = services::input(&event, self.node.pool());
+                let input = services::input(event, self.node.pool());
                 self.feed(input);
             }
             Message::Heard { asked, input, failure } => {

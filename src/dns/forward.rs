@@ -8,6 +8,7 @@ mod chains;
 mod message;
 mod session;
 mod slot;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -105,8 +106,7 @@ impl Forwarder {
                 if let CertError::Dates(facts) = &error {
                     shared.contradict(slot.id, facts);
                 }
-                let outcome = Outcome::Failed;
-                shared.report(ForwardEvent::Outcome { endpoint: slot.id, outcome });
+                shared.failed(slot);
                 failed.push(Refused { endpoint: slot.id, error });
             }
         }
@@ -156,7 +156,7 @@ pub enum ForwardEvent {
         /// The dates and the time.
         facts: Box<DateFacts>,
     },
-    /// An exchange ended.
+    /// Exchanges ended. Answers of an endpoint that is known to answer are told of together.
     Outcome {
         /// With whom.
         endpoint: EndpointId,
@@ -304,7 +304,7 @@ impl Shared {
             format!("{name} at {address} ({operator}): {reason}")
         };
         let failed = |reason: String| {
-            self.report(ForwardEvent::Outcome { endpoint, outcome: Outcome::Failed });
+            self.failed(slot);
             told(reason)
         };
         let clock = self.client.clock();
@@ -315,11 +315,9 @@ impl Shared {
             let (begun, heard) = (clock.mono(), session.heard());
             match timeout(ANSWER, session.exchange(&outgoing)).await {
                 Ok(Ok(answer)) => {
-                    let latency = clock.mono().saturating_duration_since(begun);
-                    self.report(ForwardEvent::Outcome {
-                        endpoint,
-                        outcome: Outcome::Answered { latency },
-                    });
+                    let now = clock.mono();
+                    let latency = now.saturating_duration_since(begun);
+                    self.tell(slot, slot.tally().answered(latency, now));
                     return Ok(self.found(&outgoing, answer, session.relaxed()));
                 }
                 // A connection may be closed at any time; that is no failure of who closed it.
@@ -363,6 +361,17 @@ impl Shared {
         if facts.passes_rule_r {
             let facts = Box::new(facts.clone());
             self.report(ForwardEvent::Contradiction { endpoint, facts });
+        }
+    }
+
+    fn failed(&self, slot: &Slot) {
+        self.tell(slot, slot.tally().failed());
+        self.tell(slot, Some(Outcome::Failed));
+    }
+
+    fn tell(&self, slot: &Slot, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome {
+            self.report(ForwardEvent::Outcome { endpoint: slot.id, outcome });
         }
     }
 

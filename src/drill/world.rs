@@ -341,7 +341,8 @@ impl World {
     fn exchange(&mut self, id: EndpointId, after: Duration) {
         if self.answers(id) {
             let latency = ANSWER.mul_f64(self.random.random_range(0.8..1.5));
-            self.send(after + latency, Input::Upstream(id, Outcome::Answered { latency }));
+            let outcome = Outcome::Answered { latencies: vec![latency] };
+            self.send(after + latency, Input::Upstream(id, outcome));
         } else {
             self.send(after + SILENCE, Input::Upstream(id, Outcome::Failed));
         }

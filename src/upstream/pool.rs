@@ -19,15 +19,15 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct EndpointId(pub usize);
 
-/// How one exchange with an endpoint ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// How exchanges with an endpoint ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Outcome {
-    /// With an answer, whatever its RCODE: NXDOMAIN is as good as an address.
+    /// With answers, whatever their RCODEs: NXDOMAIN is as good as an address.
     Answered {
-        /// From the question's sending, a handshake not counted.
-        latency: Duration,
+        /// From each question's sending to its answer, a handshake not counted; oldest first.
+        latencies: Vec<Duration>,
     },
-    /// Without: refused, reset, silent, or not verifiable.
+    /// One, without: refused, reset, silent, or not verifiable.
     Failed,
 }
 
@@ -67,13 +67,15 @@ impl Pool {
         Self { entries: endpoints.into_iter().map(Entry::new).collect() }
     }
 
-    /// Takes note of how an exchange with `endpoint` ended.
+    /// Takes note of how exchanges with `endpoint` ended.
     pub fn handle_outcome(&mut self, endpoint: EndpointId, outcome: Outcome, now: Instant) {
         let all_down = self.all_down();
         let Some(entry) = self.entries.get_mut(endpoint.0) else { return };
         match outcome {
-            Outcome::Answered { latency } => {
-                entry.sample(latency);
+            Outcome::Answered { latencies } => {
+                for latency in latencies {
+                    entry.sample(latency);
+                }
                 entry.pardon();
                 if all_down {
                     // The path was dead, not the endpoints.
@@ -488,7 +490,7 @@ mod tests {
     }
 
     fn answered(millis: u64) -> Outcome {
-        Outcome::Answered { latency: Duration::from_millis(millis) }
+        Outcome::Answered { latencies: vec![Duration::from_millis(millis)] }
     }
 
     fn fail(pool: &mut Pool, index: usize, times: u32, now: Instant) {

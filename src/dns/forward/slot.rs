@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::session::{ConnectError, Session, Target};
+use super::tally::Tally;
 use super::{ForwardEvent, Shared};
 use crate::clock::TimeTrust;
 use crate::tls::{CertError, Client, Roots, Verdict, Verifier};
@@ -20,6 +21,7 @@ pub(super) struct Slot {
     pub(super) target: Target,
     roots: Roots,
     link: Mutex<Option<Link>>,
+    tally: Mutex<Tally>,
 }
 
 /// How one endpoint is verified within one trust generation.
@@ -31,7 +33,7 @@ pub(super) struct SlotTls {
 
 impl Slot {
     pub(super) fn new(id: EndpointId, target: Target, roots: Roots) -> Self {
-        Self { id, target, roots, link: Mutex::new(None) }
+        Self { id, target, roots, link: Mutex::new(None), tally: Mutex::default() }
     }
 
     pub(super) fn tls(&self, client: &Client, trust: TimeTrust) -> SlotTls {
@@ -158,6 +160,11 @@ impl Slot {
         }
         shared.report(ForwardEvent::Verdict { endpoint: self.id, relaxed_only });
         Ok(session)
+    }
+
+    /// Answers of which nobody has been told.
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<Link>> {
