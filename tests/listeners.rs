@@ -17,7 +17,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use script::{NAME, open};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -238,6 +239,23 @@ async fn an_idle_connection_is_closed_politely() {
     let mut doh = tls(listeners.places().doh[0], &certificate, b"http/1.1").await;
     assert_eq!(doh.read(&mut [0; 8]).await.unwrap(), 0);
     assert_eq!(count(&listeners.counters().cut), 0);
+}
+
+#[tokio::test]
+async fn who_comes_again_resumes_its_session() {
+    let (listeners, _script, certificate) = open("127.0.0.1", Limits::default());
+    for version in [&TLS12, &TLS13] {
+        let config = Arc::new(client_config(&certificate, &[version], b"dot"));
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut dot = connect(listeners.places().dot[0], Arc::clone(&config)).await;
+
+            // TLS 1.3's tickets come behind the handshake: they are read with the answer.
+            dot.write_all(&frame(&query(1, "quick"))).await.unwrap();
+            assert_eq!(ids(&read_some(&mut dot).await), [1]);
+
+            assert_eq!(dot.get_ref().1.handshake_kind(), Some(kind), "{:?}", version.version);
+        }
+    }
 }
 
 #[tokio::test]
@@ -625,18 +643,30 @@ async fn tls(
     certificate: &CertificateDer<'static>,
     alpn: &[u8],
 ) -> TlsStream<TcpStream> {
+    connect(to, Arc::new(client_config(certificate, rustls::DEFAULT_VERSIONS, alpn))).await
+}
+
+fn client_config(
+    certificate: &CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[u8],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
+    config
+}
+
+async fn connect(to: SocketAddr, config: Arc<ClientConfig>) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(to).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from(NAME).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    TlsConnector::from(config).connect(name, stream).await.unwrap()
 }
 
 /// A question for the A record of `LABEL.`.
