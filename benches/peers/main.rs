@@ -133,7 +133,7 @@ fn one_round(
     }
     servers.retain(|server| complain(server.kind, bench.prime(server)).is_some());
     if bench.round % 2 == 1 {
-        // What the machine does first and last in a round falls on everybody alike.
+        // Being first or last may be an advantage: nobody is to have it each time.
         servers.reverse();
     }
     for &job in jobs.iter().filter(|job| job.is_shared()) {

@@ -35,6 +35,7 @@ use chains::Chains;
 use message::Outgoing;
 use session::{ExchangeError, Target};
 use slot::{Slot, SlotTls};
+use tally::Tally;
 
 /// Forwards questions to upstreams. Must be used within a tokio runtime.
 #[derive(Clone, Debug)]
@@ -125,9 +126,13 @@ impl Forwarder {
         Settled { passed, failed }
     }
 
-    /// Drops every connection: a link, address or route changed, and they may lie on a dead path.
+    /// Drops every connection, and what is known of it: a link, address or route changed, and
+    /// they may lie on a dead path.
     pub fn path_changed(&self) {
-        self.shared.slots.iter().for_each(|slot| slot.disconnect());
+        for slot in &self.shared.slots {
+            slot.disconnect();
+            *slot.tally() = Tally::default();
+        }
     }
 
     /// Asks `endpoint` for the root's name servers; what comes of it is
@@ -365,7 +370,9 @@ impl Shared {
     }
 
     fn failed(&self, slot: &Slot) {
-        self.tell(slot, slot.tally().failed());
+        // Kept until all is told: an answer that comes meanwhile is told of after the failure.
+        let mut tally = slot.tally();
+        self.tell(slot, tally.failed());
         self.tell(slot, Some(Outcome::Failed));
     }
 

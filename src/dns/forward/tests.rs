@@ -270,6 +270,28 @@ async fn a_connection_closed_while_idle_costs_no_answer() {
 }
 
 #[tokio::test]
+async fn what_the_old_path_took_is_not_told_of_the_new_one() {
+    let lab = Lab::new("path");
+    let server = lab.dot(&lab.valid(), echo).await;
+    let (forwarder, mut events) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
+
+    for id in 0..3 {
+        forwarder.forward(query(id, "www.example.org")).await.unwrap();
+    }
+    forwarder.path_changed();
+    forwarder.forward(query(3, "www.example.org")).await.unwrap();
+
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let ForwardEvent::Outcome { outcome: Outcome::Answered { latencies }, .. } = event {
+            told.push(latencies.len());
+        }
+    }
+    // The first over each path at once and alone: what waited is forgotten with its path.
+    assert_eq!((told.pop(), told.first()), (Some(1), Some(&1)), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_connection_from_which_nothing_comes_back_is_given_up() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let lab = Lab::new("half-open");
