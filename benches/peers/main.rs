@@ -96,6 +96,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         time: Duration::from_secs_f64(options.seconds),
         results: Results::default(),
         round: 0,
+        turn: 0,
     };
     let begun = Instant::now();
     for round in 0..options.rounds {
@@ -136,14 +137,21 @@ fn one_round(
         // Being first or last may be an advantage: nobody is to have it each time.
         servers.reverse();
     }
+    let whole = bench.time;
     for &job in jobs.iter().filter(|job| job.is_shared()) {
-        if job == Job::MissCalm {
-            bench.direct()?;
-        }
-        for server in servers.iter().filter(|server| server.kind.can(job)) {
-            complain(server.kind, bench.measure(job, server));
+        bench.time = whole / job.turns();
+        for turn in 0..job.turns() {
+            bench.turn = turn;
+            if job == Job::MissCalm {
+                bench.direct()?;
+            }
+            for server in servers.iter().filter(|server| server.kind.can(job)) {
+                complain(server.kind, bench.measure(job, server));
+            }
+            servers.rotate_left(1);
         }
     }
+    bench.time = whole;
     Ok(())
 }
 

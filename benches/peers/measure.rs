@@ -82,6 +82,15 @@ impl Test {
 }
 
 impl Job {
+    /// In how many turns of all servers it is done in a round. What is told from the difference of
+    /// two small figures is told best by many short looks, each at everybody.
+    pub(crate) const fn turns(self) -> u32 {
+        match self {
+            Self::MissCalm => 8,
+            _ => 1,
+        }
+    }
+
     /// Whether it is done while all servers are up.
     pub(crate) const fn is_shared(self) -> bool {
         !matches!(self, Self::Memory | Self::Start)
@@ -107,6 +116,7 @@ pub(crate) struct Bench<'w> {
     pub(crate) time: Duration,
     pub(crate) results: Results,
     pub(crate) round: usize,
+    pub(crate) turn: u32,
 }
 
 impl Bench<'_> {
@@ -160,7 +170,8 @@ impl Bench<'_> {
     pub(crate) fn measure(&mut self, job: Job, server: &Server) -> Result<(), Failure> {
         let name = server.kind.name;
         let popular = &mut self.pool.popular();
-        let unheard = |what| Questions::unheard(format!("{what}{}-{name}", self.round));
+        let turn = format!("{}-{}", self.round, self.turn);
+        let unheard = |what| Questions::unheard(format!("{what}{turn}-{name}"));
         let (outcome, cpu) = match job {
             Job::Udp => self.load(server, Way::Udp, UDP.0, popular, Pace::UnderWay(UDP.1))?,
             Job::Udp5k => self.load(server, Way::Udp, UDP.0, popular, Pace::Busy(5e3))?,
@@ -201,7 +212,7 @@ impl Bench<'_> {
     /// The latency of the upstream itself, over TLS as a forwarder asks it.
     pub(crate) fn direct(&mut self) -> Result<(), Failure> {
         let mut load = Load::connect(Way::Dot, at(UPSTREAM, 853), 1, &self.world.tls)?;
-        let mut questions = Questions::unheard(format!("direct{}", self.round));
+        let mut questions = Questions::unheard(format!("direct{}-{}", self.round, self.turn));
         let outcome = load.ask(&mut questions, Pace::Calm(500.0), self.time)?;
         if let Some(p50) = outcome.percentile(0.5) {
             self.results.add(Job::MissCalm, Figure::P50, DIRECT, p50);

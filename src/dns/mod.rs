@@ -3,6 +3,7 @@
 pub mod answer;
 mod forward;
 pub mod listen;
+mod task;
 
 use std::fmt::Debug;
 use std::future::Future;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use super::counters::{Counters, count};
 use crate::cache::{Answer, Bounds, Cache, Key, Provenance, View};
+use crate::dns::task::Task;
 use crate::dns::{Forward, ForwardError, Forwarded};
 use crate::node::ports::Clock;
 use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
@@ -94,10 +94,12 @@ impl Flights {
         let octets = Arc::clone(&question.octets);
         let landing =
             Landing { flights: Arc::clone(self), question, number, sender: Arc::clone(&sender) };
-        let task = self.runtime.spawn(landing.fly(ttls)).abort_handle();
-        under_way.flights.insert(octets, Flight { number, begun: now, sender, task });
+        let task = Task::new(&self.runtime, landing.fly(ttls));
+        let flight = Flight { number, begun: now, sender, task: Arc::clone(&task) };
+        under_way.flights.insert(octets, flight);
         drop(under_way);
         count(&self.counters.flights);
+        task.begin();
         if let Some((octets, flight)) = given_way {
             count(&self.counters.shed);
             let error = ForwardError::Busy(FLIGHTS_MAX);
@@ -129,7 +131,7 @@ struct Flight {
     number: u64,
     begun: Instant,
     sender: Landings,
-    task: AbortHandle,
+    task: Arc<Task>,
 }
 
 impl UnderWay {

@@ -1,9 +1,12 @@
 //! One encrypted connection to an upstream, with many questions under way.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +16,9 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -165,7 +168,7 @@ impl ConnectError {
 pub(super) enum ExchangeError {
     #[error("the connection closed")]
     Closed,
-    #[error("{MAX_WAITING} questions are already waiting on the connection")]
+    #[error("too many questions are already waiting on the connection")]
     Full,
     #[error("HTTP: {0}")]
     Http(String),
@@ -179,8 +182,8 @@ pub(super) enum ExchangeError {
 const MAX_WAITING: usize = 256;
 /// A connection on which nothing happened twice as long is closed.
 const IDLE_TICK: Duration = Duration::from_secs(15);
-/// Questions waiting to be written.
-const UNWRITTEN: usize = 64;
+/// Octets waiting to be written on one connection at most.
+const MAX_UNWRITTEN: usize = 128 << 10;
 
 /// What the task of a connection and its users tell each other.
 #[derive(Debug, Default)]
@@ -212,32 +215,32 @@ enum Exchange {
 /// DNS over TLS (RFC 7858): messages behind their lengths, answered in any order.
 #[derive(Debug)]
 struct Dot {
-    frames: mpsc::Sender<Vec<u8>>,
+    outbox: Arc<Outbox>,
     waiting: Arc<Waiting>,
 }
 
 impl Dot {
     fn start(stream: TlsStream<TcpStream>, line: &Arc<Line>) -> (Exchange, AbortHandle) {
-        let (frames, unwritten) = mpsc::channel(UNWRITTEN);
         let waiting = Arc::new(Waiting(Mutex::new(Some(BTreeMap::new()))));
         let (reader, writer) = tokio::io::split(stream);
-        let (line, ours) = (Arc::clone(line), Arc::clone(&waiting));
+        let outbox = Arc::new(Outbox::new(writer));
+        let dot = Self { outbox: Arc::clone(&outbox), waiting: Arc::clone(&waiting) };
+        let line = Arc::clone(line);
         let driver = tokio::spawn(async move {
-            let _end = End { line: Arc::clone(&line), waiting: Some(Arc::clone(&ours)) };
+            let _end = End { line: Arc::clone(&line), waiting: Some(Arc::clone(&waiting)) };
             tokio::select! {
                 // A peer that closes or garbles is no news beyond the questions it leaves open.
-                _ = Self::read(reader, &ours, &line) => {}
-                _ = Self::write(writer, unwritten) => {}
+                _ = Self::read(reader, &waiting, &line) => {}
+                _ = outbox.keep_moving() => {}
                 () = line.idle() => {}
             }
         });
-        (Exchange::Dot(Self { frames, waiting }), driver.abort_handle())
+        (Exchange::Dot(dot), driver.abort_handle())
     }
 
     async fn exchange(&self, outgoing: &Arc<Outgoing>) -> Result<Vec<u8>, ExchangeError> {
         let (ticket, answer) = Waiting::enter(&self.waiting, outgoing)?;
-        let frame = outgoing.framed(ticket.id);
-        self.frames.send(frame).await.map_err(|_| ExchangeError::Closed)?;
+        self.outbox.send(&outgoing.framed(ticket.id))?;
         answer.await.map_err(|_| ExchangeError::Closed)?
     }
 
@@ -254,19 +257,74 @@ impl Dot {
             waiting.deliver(message);
         }
     }
+}
 
-    async fn write(
-        mut writer: WriteHalf<TlsStream<TcpStream>>,
-        mut unwritten: mpsc::Receiver<Vec<u8>>,
-    ) -> io::Result<()> {
-        while let Some(mut batch) = unwritten.recv().await {
-            while let Ok(frame) = unwritten.try_recv() {
-                batch.extend_from_slice(&frame);
-            }
-            writer.write_all(&batch).await?;
-            writer.flush().await?;
+/// The writing half of a connection. Whoever has a frame writes it, without waiting; what the
+/// peer does not take at once is left to the connection's task.
+#[derive(Debug)]
+struct Outbox {
+    out: Mutex<Out>,
+    stuck: Notify,
+}
+
+#[derive(Debug)]
+struct Out {
+    writer: WriteHalf<TlsStream<TcpStream>>,
+    unwritten: Vec<u8>,
+    /// Left to the connection's task, until the peer has taken all of it.
+    stuck: bool,
+}
+
+impl Outbox {
+    fn new(writer: WriteHalf<TlsStream<TcpStream>>) -> Self {
+        let out = Out { writer, unwritten: Vec::new(), stuck: false };
+        Self { out: Mutex::new(out), stuck: Notify::new() }
+    }
+
+    fn send(&self, frame: &[u8]) -> Result<(), ExchangeError> {
+        let mut out = locked(&self.out);
+        if out.unwritten.len() + frame.len() > MAX_UNWRITTEN {
+            return Err(ExchangeError::Full);
+        }
+        out.unwritten.extend_from_slice(frame);
+        if out.stuck {
+            return Ok(());
+        }
+        if !matches!(out.push(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
+            // No room, or broken: the task is to find out which.
+            out.stuck = true;
+            self.stuck.notify_one();
         }
         Ok(())
+    }
+
+    /// Writes what is stuck, as the peer takes it. Ends with the connection.
+    async fn keep_moving(&self) -> io::Result<()> {
+        loop {
+            self.stuck.notified().await;
+            poll_fn(|context| {
+                let mut out = locked(&self.out);
+                ready!(out.push(context))?;
+                out.stuck = false;
+                Poll::Ready(io::Result::Ok(()))
+            })
+            .await?;
+        }
+    }
+}
+
+impl Out {
+    /// Writes as much as the peer takes; ready when that is all.
+    fn push(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { writer, unwritten, .. } = self;
+        while !unwritten.is_empty() {
+            let written = ready!(Pin::new(&mut *writer).poll_write(context, unwritten))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            unwritten.drain(..written);
+        }
+        Pin::new(writer).poll_flush(context)
     }
 }
 

@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 
 use super::{Place, Quick, Shared, count};
 use crate::cache::Near;
+use crate::dns::task::Task;
 use crate::dns::{Client, Protocol};
 use crate::net::{Datagram, Handler, Socket};
 
@@ -21,18 +22,19 @@ impl Udp {
         Self { shared, runtime }
     }
 
-    /// Has the question answered elsewhere; the answer goes out by `socket`, from the address asked.
+    /// Begins to ask for the answer; it goes out by `socket`, from the address asked.
     fn defer(&self, datagram: Datagram<'_>, client: Client, socket: &Arc<Socket>, place: Place) {
         let (shared, socket) = (Arc::clone(&self.shared), Arc::clone(socket));
         let (query, peer) = (datagram.payload.to_vec(), *datagram.peer);
-        self.runtime.spawn(async move {
+        let work = async move {
             if let Ok(answer) = shared.ask(query, client, &place).await
                 && let Err(error) = socket.send(&answer, &peer)
             {
                 tracing::debug!(client = %client.address, %error, "answer not sent");
             }
             drop(place);
-        });
+        };
+        Task::new(&self.runtime, work).begin();
     }
 }
 
