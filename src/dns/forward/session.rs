@@ -215,7 +215,7 @@ enum Exchange {
 /// DNS over TLS (RFC 7858): messages behind their lengths, answered in any order.
 #[derive(Debug)]
 struct Dot {
-    outbox: Arc<Outbox>,
+    outbox: Arc<Outbox<WriteHalf<TlsStream<TcpStream>>>>,
     waiting: Arc<Waiting>,
 }
 
@@ -262,21 +262,21 @@ impl Dot {
 /// The writing half of a connection. Whoever has a frame writes it, without waiting; what the
 /// peer does not take at once is left to the connection's task.
 #[derive(Debug)]
-struct Outbox {
-    out: Mutex<Out>,
+struct Outbox<W> {
+    out: Mutex<Out<W>>,
     stuck: Notify,
 }
 
 #[derive(Debug)]
-struct Out {
-    writer: WriteHalf<TlsStream<TcpStream>>,
+struct Out<W> {
+    writer: W,
     unwritten: Vec<u8>,
     /// Left to the connection's task, until the peer has taken all of it.
     stuck: bool,
 }
 
-impl Outbox {
-    fn new(writer: WriteHalf<TlsStream<TcpStream>>) -> Self {
+impl<W: AsyncWrite + Unpin> Outbox<W> {
+    fn new(writer: W) -> Self {
         let out = Out { writer, unwritten: Vec::new(), stuck: false };
         Self { out: Mutex::new(out), stuck: Notify::new() }
     }
@@ -313,7 +313,7 @@ impl Outbox {
     }
 }
 
-impl Out {
+impl<W: AsyncWrite + Unpin> Out<W> {
     /// Writes as much as the peer takes; ready when that is all.
     fn push(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { writer, unwritten, .. } = self;
@@ -497,4 +497,51 @@ impl Drop for End {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_slow_peer_does_not_take_at_once_follows_in_order() {
+        let (ours, mut peer) = tokio::io::duplex(8);
+        let outbox = Arc::new(Outbox::new(ours));
+        let mover = Arc::clone(&outbox);
+        let driver = tokio::spawn(async move { mover.keep_moving().await });
+        let frames: Vec<[u8; 5]> = (0..100).map(|frame| [frame; 5]).collect();
+
+        for frame in &frames {
+            outbox.send(frame).unwrap();
+        }
+        let mut taken = vec![0; 500];
+        peer.read_exact(&mut taken).await.unwrap();
+        outbox.send(b"end").unwrap();
+        let mut end = [0; 3];
+        peer.read_exact(&mut end).await.unwrap();
+
+        assert_eq!((taken, &end), (frames.concat(), b"end"));
+        driver.abort();
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_written_is_bounded() {
+        let (ours, _peer) = tokio::io::duplex(8);
+        let outbox = Outbox::new(ours);
+
+        let sent = (0..).take_while(|_| outbox.send(&[0; 1 << 10]).is_ok()).count();
+
+        assert_eq!(sent, MAX_UNWRITTEN >> 10);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_while_it_is_written_to_ends_its_task() {
+        let (ours, peer) = tokio::io::duplex(8);
+        drop(peer);
+        let outbox = Outbox::new(ours);
+
+        outbox.send(b"question").unwrap();
+
+        assert!(outbox.keep_moving().await.is_err());
+    }
 }
