@@ -12,9 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Octets a client may send with no request among them, for each request under way and one more:
-/// twice the longest request. Pings, settings and frames of nothing lead no farther.
-const MAX_CHATTER: usize = 128 << 10;
+/// Octets a client may send with no request among them: twice the longest head. Pings, settings
+/// and frames of nothing lead no farther.
+const MAX_CHATTER: usize = 32 << 10;
+/// The same for each request under way: twice the longest body.
+const MAX_BODY: usize = 128 << 10;
 /// Octets of answers that a client has not taken, beyond which its next request waits.
 const MAX_UNTAKEN: usize = 16 << 10;
 /// Room that a buffer may have beyond its answer.
@@ -94,7 +96,7 @@ impl Activity {
     /// Notes that `octets` have come; whether they are too many.
     fn chatted(&self, octets: usize) -> bool {
         let chatter = self.chatter.fetch_add(octets, Ordering::Relaxed) + octets;
-        chatter > MAX_CHATTER * (1 + self.running.load(Ordering::Relaxed))
+        chatter > MAX_CHATTER + MAX_BODY * self.running.load(Ordering::Relaxed)
     }
 }
 
