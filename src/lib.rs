@@ -13,6 +13,7 @@ pub mod filter;
 pub mod health;
 pub mod host;
 pub mod lab;
+pub mod metered;
 pub mod names;
 pub mod net;
 pub mod node;

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 /// The pure modules: no sockets, no files, no clock, no tasks.
 const PURE: &[&str] = &[
-    "cache", "cert", "clock", "config", "drill", "filter", "health", "names", "node", "upstream",
-    "wire",
+    "cache", "cert", "clock", "config", "drill", "filter", "health", "metered", "names", "node",
+    "upstream", "wire",
 ];
 
 /// The leaves, which `node` joins and every edge may use.
-const LEAVES: &[&str] =
-    &["cache", "cert", "clock", "config", "filter", "health", "names", "node", "upstream", "wire"];
+const LEAVES: &[&str] = &[
+    "cache", "cert", "clock", "config", "filter", "health", "metered", "names", "node", "upstream",
+    "wire",
+];
 
 /// A module and what it may import of ours; edges may import [`LEAVES`] besides.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -22,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("clock", &[]),
     ("health", &[]),
+    ("metered", &[]),
     ("upstream", &["clock"]),
     ("cert", &["clock"]),
     ("cache", &["wire"]),
@@ -36,7 +39,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("dns", &["net", "tls"]),
     ("ntp", &["net", "tls"]),
-    ("witness", &["tls"]),
+    ("witness", &["net", "tls"]),
     ("acme", &["tls"]),
     ("admin", &["net", "tls"]),
     // `lab` is the small world of `firstlight try`.

@@ -19,8 +19,25 @@ pub struct Status {
     pub listeners: Listeners,
     /// The certificate that clients are shown.
     pub certificate: Option<Certificate>,
+    /// What went over the link to the Internet.
+    #[serde(default)]
+    pub uplink: Uplink,
     /// The conditions that hold, the gravest first.
     pub conditions: Vec<Condition>,
+}
+
+/// What went over the link to the Internet, in octets with their headers, about as whoever sends
+/// the bill counts.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Uplink {
+    /// Why the link counts as metered; `None` if it does not.
+    pub metered: Option<String>,
+    /// Within the last day, by purpose: `names`, `time`, `witnesses`.
+    pub day: std::collections::BTreeMap<String, u64>,
+    /// Of those, over metered links.
+    pub day_metered: std::collections::BTreeMap<String, u64>,
+    /// What may go over metered links within a day; 0: any amount.
+    pub budget: u64,
 }
 
 /// What is known of time.

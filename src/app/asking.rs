@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::steward::{Message, Steward};
 use crate::clock::{Kiss, Nanos, Reading, SourceId, Testimony, WitnessId};
+use crate::metered::Purpose;
 use crate::node::Input;
 use crate::node::ports::Clock;
 use crate::ntp::client::{self, AskError};
@@ -12,6 +13,9 @@ use crate::witness;
 
 /// A floor may lie this far ahead of the truth without moving a source's time into the next era.
 const ERA_SLACK: Nanos = 30 * 31_557_600 * 1_000_000_000;
+
+/// Octets of an NTP message with the headers of UDP and IPv4.
+const DATAGRAM: usize = 48 + 28;
 
 /// Why a source or witness was not heard, for people.
 #[derive(Clone, Debug)]
@@ -34,8 +38,13 @@ impl Steward {
         let clock = Arc::clone(&self.boot.clock);
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
         let pivot = floor.offset(-ERA_SLACK);
+        let meter = Arc::clone(self.uplink.meter());
         tokio::spawn(async move {
+            meter.add(Purpose::Time, DATAGRAM);
             let said = client::ask(address, &*clock, pivot, patience).await;
+            if said.is_ok() {
+                meter.add(Purpose::Time, DATAGRAM);
+            }
             let message = heard(asked, id, said);
             let _ = sender.send(message).await;
         });

@@ -129,6 +129,7 @@ impl Steward {
             dns: self.dns(),
             listeners: self.services.sockets(),
             certificate: self.certificate(),
+            uplink: self.uplink.report(self.config.metered.budget_bytes),
             conditions: conditions
                 .into_iter()
                 .map(|condition| report::Condition {

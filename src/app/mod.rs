@@ -12,6 +12,7 @@ mod services;
 mod snapshot;
 mod steward;
 mod supervise;
+mod uplink;
 
 use std::io;
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ use super::boot::Boot;
 use super::filter::Filter;
 use super::renumber::Addresses;
 use super::services::{self, Services};
+use super::uplink::Uplink;
 use crate::admin::Response;
 use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, Verdict, describe};
 use crate::config::{ClockMode, Config};
@@ -91,6 +92,7 @@ pub(super) struct Steward {
     file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) filter: Filter,
+    pub(super) uplink: Uplink,
     trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
@@ -122,6 +124,7 @@ impl Steward {
             file,
             sender,
             filter: Filter::new(Arc::clone(&clock)),
+            uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
             next_tick: now.mono,
             next_tell: now.mono,
@@ -196,6 +199,7 @@ impl Steward {
                     forwarder.path_changed();
                 }
                 self.feed(Input::PathChanged);
+                self.look_at_uplink(self.boot.clock.mono());
             }
             Message::Found(addresses) => {
                 if addresses != self.addresses {
@@ -320,6 +324,7 @@ impl Steward {
             self.meet_other_hands(moved, now);
         }
         self.report_listeners();
+        self.look_at_uplink(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {

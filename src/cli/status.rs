@@ -1,9 +1,12 @@
 //! `firstlight status`: how things are, for a tired person.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::admin::Request;
-use crate::admin::report::{Certificate, Condition, Dns, Listeners, Ntp, Origin, Status, Time};
+use crate::admin::report::{
+    Certificate, Condition, Dns, Listeners, Ntp, Origin, Status, Time, Uplink,
+};
 use crate::cli::cache;
 use crate::cli::daemon::Look;
 use crate::cli::exit::Failure;
@@ -34,6 +37,7 @@ fn view(status: &Status) -> String {
     bounds(&status.time.floor, &status.time.guess, &mut lines);
     certificate(status.certificate.as_ref(), &status.time.utc, &mut lines);
     dns(&status.dns, &mut lines);
+    uplink(&status.uplink, &mut lines);
     listeners(&status.listeners, &mut lines);
     let lines: Vec<_> = lines.into_iter().map(|(label, text)| [label.to_owned(), text]).collect();
     format!(
@@ -152,6 +156,25 @@ fn dns(dns: &Dns, lines: &mut Lines) {
     lines.extend(exceptions.map(|exception| ("", format!("LEAVES UNENCRYPTED: {exception}"))));
 }
 
+fn uplink(uplink: &Uplink, lines: &mut Lines) {
+    let kib = |octets: u64| format!("{} KiB", octets.div_ceil(1024));
+    let by_purpose = |octets: &BTreeMap<String, u64>| {
+        let parts = octets.iter().filter(|(_, octets)| **octets > 0);
+        let parts: Vec<_> =
+            parts.map(|(name, octets)| format!("{name} {}", kib(*octets))).collect();
+        if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+    };
+    lines.push(("Uplink", format!("within a day: {}", by_purpose(&uplink.day))));
+    if let Some(reason) = &uplink.metered {
+        let budget = match uplink.budget {
+            0 => String::new(),
+            budget => format!(" of {}", kib(budget)),
+        };
+        let octets = by_purpose(&uplink.day_metered);
+        lines.push(("", format!("METERED, {reason}: {octets}{budget}")));
+    }
+}
+
 fn listeners(listeners: &Listeners, lines: &mut Lines) {
     let open = &listeners.open;
     let open = if open.is_empty() { "NONE".to_owned() } else { open.join(", ") };
@@ -193,6 +216,7 @@ Started at   2026-03-14T03:00:00Z (the machine's clock)
 Certificate  from the files, valid until 2026-05-14T06:11:40Z (61 d left)
 DNS          clients without encryption are served; 3 local names configured
              cached 40, forwarded 2
+Uplink       within a day: names 4 KiB, time 1 KiB
 Listening    udp 0.0.0.0:53, tcp 0.0.0.0:53
 
 Nothing is wrong.
@@ -212,6 +236,9 @@ Nothing is wrong.
         status.certificate = status.certificate.map(|it| Certificate { valid: false, ..it });
         status.dns.counters.clear();
         status.dns.plaintext_exceptions = vec!["corp.example to 10.0.0.1".to_owned()];
+        status.uplink.metered = Some("the way out is wwan0".to_owned());
+        status.uplink.day_metered = [("names".to_owned(), 2000)].into();
+        status.uplink.budget = 1 << 20;
         status.listeners = Listeners {
             open: Vec::new(),
             refused: vec!["tcp 0.0.0.0:443: in use; `ss -lntup` names the program".to_owned()],
@@ -234,6 +261,7 @@ Nothing is wrong.
             "NTP          clients are told to wait (leap indicator 3); 7 answered\n",
             "NOT VALID by our clock: from 2026-02-14T06:11:40Z to 2026-05-14T06:11:40Z\n",
             "no questions yet\n",
+            "METERED, the way out is wwan0: names 2 KiB of 1024 KiB\n",
             "LEAVES UNENCRYPTED: corp.example to 10.0.0.1\n",
             "Listening    NONE\n",
             "NOT OPEN     tcp 0.0.0.0:443: in use; `ss -lntup` names the program\n",
@@ -294,6 +322,14 @@ Nothing is wrong.
                 not_after: "2026-05-14T06:11:40Z".to_owned(),
                 valid: true,
             }),
+            uplink: Uplink {
+                metered: None,
+                day: [("names", 4000), ("time", 760), ("witnesses", 0)]
+                    .map(|(name, octets)| (name.to_owned(), octets))
+                    .into(),
+                day_metered: BTreeMap::new(),
+                budget: 0,
+            },
             conditions: Vec::new(),
         }
     }

@@ -49,6 +49,8 @@ pub struct Config {
     pub ntp: Ntp,
     /// `[clock]`
     pub clock: Clock,
+    /// `[metered]`
+    pub metered: Metered,
     /// `[control]`
     pub control: Control,
     /// `[log]`
@@ -178,6 +180,19 @@ pub enum Transport {
     Doh,
     /// DNS over TLS (RFC 7858).
     Dot,
+}
+
+/// `[metered]`: which links to the Internet are paid for by the octet.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Metered {
+    /// Network interfaces, by name, through which all traffic is metered.
+    pub interfaces: Vec<String>,
+    /// Routers through which all traffic is metered.
+    pub gateways: Vec<IpAddr>,
+    /// A file that exists while the link in use is metered.
+    pub flag_file: Option<PathBuf>,
+    /// Octets a day over metered links, beyond which a condition says so; 0: any number.
+    pub budget_bytes: u64,
 }
 
 /// `[ntp]`: the time service.

@@ -9,7 +9,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules, value,
+    Metered, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules,
+    value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -109,6 +110,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             sources: table.tables("source", read_source),
             witnesses: table.tables("witness", |table| read_witness(table, file)),
         }),
+        metered: root.table("metered", |table| read_metered(table, file)),
         control: root.table("control", |table| read_control(table, file)),
         log: root.table("log", |table| Log {
             json: table.choice("format", &[("text", false), ("json", true)]).unwrap_or(false),
@@ -240,6 +242,21 @@ fn read_witness(
         path: path.unwrap_or_else(|| "/".to_owned()),
         ca,
     })
+}
+
+fn read_metered(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Metered {
+    let interfaces = table.texts("interfaces", value::interface).unwrap_or_default();
+    let gateways = table.texts("gateways", value::address).unwrap_or_default();
+    let flag_file = table.text("flag_file", file);
+    let budget_bytes = table.number("budget_bytes", 0..=u32::MAX).map_or(0, u64::from);
+    if budget_bytes > 0 && interfaces.is_empty() && gateways.is_empty() && flag_file.is_none() {
+        let remedy = "name `interfaces`, `gateways` or a `flag_file`";
+        table.warn("budget_bytes", "a budget, and no link is said to be metered", remedy);
+    }
+    Metered { interfaces, gateways, flag_file, budget_bytes }
 }
 
 fn read_control(

@@ -164,6 +164,16 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
     Ok(text.trim().to_lowercase())
 }
 
+/// The name of a network interface, as the kernel bounds it.
+pub(super) fn interface(text: &str) -> Result<String, Wrong> {
+    let fits = (1..16).contains(&text.len());
+    if !fits || text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+        let remedy = "write it as `ip link` shows it, like \"wwan0\"";
+        return Err(Wrong::new(format!("`{text}` is no name of a network interface"), remedy));
+    }
+    Ok(text.to_owned())
+}
+
 /// Whom an address belongs to as far as can be told: its /16, or /32 of IPv6.
 pub(super) fn operator_of(address: IpAddr) -> String {
     match address {

@@ -18,6 +18,7 @@ mod settings;
 
 use std::borrow::Borrow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -58,6 +59,7 @@ pub struct Answerer {
     in_force: ArcSwap<InForce>,
     cookies: Cookies,
     flights: Arc<Flights>,
+    metered: AtomicBool,
 }
 
 impl Answerer {
@@ -75,6 +77,7 @@ impl Answerer {
             in_force: ArcSwap::from_pointee(InForce::new(settings, clock.mono())),
             cookies: Cookies::new(),
             flights: Arc::new(Flights::new(cache, forward, clock, runtime)),
+            metered: AtomicBool::new(false),
         }
     }
 
@@ -106,6 +109,11 @@ impl Answerer {
     pub fn set_networks(&self, on_link: Vec<IpNet>) {
         let on_link = Arc::from(on_link);
         self.in_force.rcu(|before| before.with_networks(&on_link));
+    }
+
+    /// Tells whether the uplink is metered: answers are then not refreshed ahead of their end.
+    pub fn set_metered(&self, metered: bool) {
+        self.metered.store(metered, Ordering::Relaxed);
     }
 
     /// What became of the questions so far.
@@ -321,7 +329,7 @@ impl Answerer {
         match known {
             Lookup::Fresh { answer, age, refresh } => {
                 count(&counters.cached);
-                self.refresh_if(refresh, key, settings);
+                self.refresh_if(refresh && !self.metered.load(Ordering::Relaxed), key, settings);
                 Ok(Found { answer, ttl: Ttl::Aged(age), ede: None })
             }
             Lookup::Stale { answer, held: true, refresh } => {

@@ -1,9 +1,9 @@
 //! Says when the machine's way to the network has changed: links, addresses, default routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::time::Duration;
@@ -161,6 +161,60 @@ fn route_v6(line: &str) -> Option<String> {
         .then(|| format!("{interface} leads out ({destination}/{length} by {gateway}, {metric})"))
 }
 
+/// A way out of this machine.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WayOut {
+    /// The interface it begins with.
+    pub interface: String,
+    /// The router it begins with; the unspecified address if there is none.
+    pub gateway: IpAddr,
+}
+
+/// The ways that traffic to the Internet takes: the best default route of each family, and, where
+/// routes to the halves of the world go before it (as VPNs lay them), the best of these, since a
+/// tunnel's own packets still take the other.
+#[must_use]
+pub fn ways_out() -> Vec<WayOut> {
+    let read = |file| fs::read_to_string(file).unwrap_or_default();
+    let (v4, v6) = (read("/proc/net/route"), read("/proc/net/ipv6_route"));
+    best(v4.lines().filter_map(way_v4)).chain(best(v6.lines().filter_map(way_v6))).collect()
+}
+
+/// A way with the length of its prefix and its metric.
+type Weighed = (u8, u32, WayOut);
+
+fn best(ways: impl Iterator<Item = Weighed>) -> impl Iterator<Item = WayOut> {
+    let mut best: BTreeMap<u8, (u32, WayOut)> = BTreeMap::new();
+    for (length, metric, way) in ways {
+        if best.get(&length).is_none_or(|(least, _)| metric < *least) {
+            best.insert(length, (metric, way));
+        }
+    }
+    best.into_values().map(|(_, way)| way)
+}
+
+fn way_v4(line: &str) -> Option<Weighed> {
+    route_v4(line)?;
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    // In network order, printed as a number of this machine.
+    let gateway = u32::from_str_radix(fields.get(2)?, 16).ok()?.to_ne_bytes();
+    let length = u8::from(*fields.get(7)? != "00000000");
+    let way = WayOut {
+        interface: (*fields.first()?).to_owned(),
+        gateway: Ipv4Addr::from(gateway).into(),
+    };
+    Some((length, fields.get(6)?.parse().ok()?, way))
+}
+
+fn way_v6(line: &str) -> Option<Weighed> {
+    route_v6(line)?;
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let gateway = u128::from_str_radix(fields.get(4)?, 16).ok()?;
+    let way =
+        WayOut { interface: (*fields.get(9)?).to_owned(), gateway: Ipv6Addr::from(gateway).into() };
+    Some((fields.get(1)?.parse().ok()?, u32::from_str_radix(fields.get(5)?, 16).ok()?, way))
+}
+
 fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> PathChanged {
     PathChanged {
         gained: after.difference(before).cloned().collect(),
@@ -210,6 +264,34 @@ mod tests {
         assert_eq!(before, Some(format!("eth0 leads out ({zero}/00 by {gateway}, 00000400)")));
         assert_eq!(route_v6(&line("00000001", "00000000", "lo")), None);
         assert_eq!(route_v6("garbage"), None);
+    }
+
+    #[test]
+    fn traffic_takes_the_best_way_and_a_tunnel_begins_with_it() {
+        let table = "\
+            wwan0\t00000000\t0108A8C0\t0003\t0\t0\t700\t00000000\t0\t0\t0\n\
+            eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+            tun0\t00000080\t00000000\t0001\t0\t0\t50\t00000080\t0\t0\t0\n\
+            tun0\t00000000\t00000000\t0001\t0\t0\t50\t00000080\t0\t0\t0\n";
+        let way = |interface: &str, gateway: &str| WayOut {
+            interface: interface.to_owned(),
+            gateway: gateway.parse().unwrap(),
+        };
+
+        let ways: Vec<_> = best(table.lines().filter_map(way_v4)).collect();
+        assert_eq!(ways, [way("eth0", "192.0.2.1"), way("tun0", "0.0.0.0")]);
+
+        let zero = "00000000000000000000000000000000";
+        let v6 = |gateway, metric, interface| {
+            format!("{zero} 00 {zero} 00 {gateway} {metric} 1 0 00000003 {interface}")
+        };
+        let lines = [
+            v6("fe80000000000000000000fffe000001", "00000400", "eth0"),
+            v6("fe80000000000000000000fffe000002", "00000100", "wwan0"),
+            v6(zero, "ffffffff", "lo"),
+        ];
+        let ways: Vec<_> = best(lines.iter().filter_map(|line| way_v6(line))).collect();
+        assert_eq!(ways, [way("wwan0", "fe80::ff:fe00:2")]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Sockets that DNS and NTP serve on: opening them whatever the machine's state, datagrams in batches.
 
 pub mod bind;
+mod counted;
 mod datagram;
 mod open;
 pub mod rate;
 mod serve;
 
+pub use counted::Counted;
 pub use datagram::{BATCH, Batch, Datagram, MAX_DATAGRAM, Peer, Sent, Socket};
 pub use open::{KeepOpen, Listen, Refused};
 pub use serve::{DatagramListen, Handler, Tally, Threads};

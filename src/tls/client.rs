@@ -7,13 +7,16 @@ use rustls::client::Resumption;
 
 use super::{OurTime, Roots, Verifier, provider};
 use crate::clock::{CertDates, Level, TimeTrust, UnixTime};
+use crate::metered::Meter;
 use crate::node::ports::Clock;
 
-/// Makes client configurations, in each of which one [`Verifier`] decides.
+/// Makes client configurations, in each of which one [`Verifier`] decides; has the meter of what
+/// goes over their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     clock: Arc<dyn Clock>,
     template: ClientConfig,
+    meter: Arc<Meter>,
 }
 
 impl Client {
@@ -38,7 +41,7 @@ impl Client {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        Ok(Self { clock, template })
+        Ok(Self { clock, template, meter: Arc::default() })
     }
 
     /// Verifies against `roots` by the rule of `trust`.
@@ -68,6 +71,12 @@ impl Client {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// What counts the octets.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 }
 

@@ -9,6 +9,7 @@ mod date;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::clock::{CertDates, Level, TimeTrust, UnixTime};
 use crate::config::{self, Transport};
+use crate::metered::Purpose;
+use crate::net::Counted;
 use crate::tls::{
     CertError, Client, Roots, Validity, cert_error, judge, judge_by_rule_r, server_name, validity,
 };
@@ -192,9 +195,13 @@ async fn exchange(
     })
 }
 
-async fn connect(target: &Target, client: &Client) -> Result<TlsStream<TcpStream>, WitnessError> {
+async fn connect(
+    target: &Target,
+    client: &Client,
+) -> Result<TlsStream<Counted<TcpStream>>, WitnessError> {
     let tcp = TcpStream::connect(target.address).await.map_err(WitnessError::Tcp)?;
     tcp.set_nodelay(true).map_err(WitnessError::Tcp)?;
+    let tcp = Counted::new(tcp, Arc::clone(client.meter()), Purpose::Witnesses);
     // Rule R without a floor: at the chain's own beginning.
     let anytime = TimeTrust {
         level: Level::Cold,
@@ -214,7 +221,10 @@ async fn connect(target: &Target, client: &Client) -> Result<TlsStream<TcpStream
 }
 
 /// Asks for the head of the resource; redirects and errors have a `Date` too.
-async fn head(target: &Target, stream: TlsStream<TcpStream>) -> Result<HeaderMap, WitnessError> {
+async fn head(
+    target: &Target,
+    stream: TlsStream<Counted<TcpStream>>,
+) -> Result<HeaderMap, WitnessError> {
     let http = |error: &dyn std::fmt::Display| WitnessError::Http(error.to_string());
     let host = match target.address.port() {
         443 => target.name.clone(),

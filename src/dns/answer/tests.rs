@@ -354,6 +354,20 @@ async fn an_answer_in_use_is_refreshed_before_it_expires() {
 }
 
 #[tokio::test]
+async fn over_a_metered_link_nothing_is_asked_before_somebody_wants_it() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 100).await;
+    lab.answerer.set_metered(true);
+    lab.quick(&query("www.example."));
+    lab.clock.pass(Duration::from_secs(95));
+
+    let (reply, _) = lab.quick(&query("www.example."));
+
+    assert_eq!(ttls(&reply), [5]);
+    assert_eq!(lab.answerer.counts().refreshed, 0);
+}
+
+#[tokio::test]
 async fn when_too_many_questions_are_under_way_one_that_nobody_answers_gives_way() {
     let mut lab = Lab::new(settings());
     let oldest = lab.spawn(query("n0.example."));
@@ -408,7 +422,7 @@ async fn the_filter_is_asked_on_a_miss_and_its_verdict_kept() {
     struct Ads(std::sync::atomic::AtomicUsize);
     impl Filter for Ads {
         fn judge(&self, name: &[u8]) -> Verdict<'_> {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.0.fetch_add(1, Ordering::Relaxed);
             if name.starts_with(b"\x03ads") { Verdict::Block("listed") } else { Verdict::Pass }
         }
     }
@@ -432,7 +446,7 @@ async fn the_filter_is_asked_on_a_miss_and_its_verdict_kept() {
     }
     assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
     // Two names were in the cache, one was asked for that was not.
-    assert_eq!(filter.0.load(std::sync::atomic::Ordering::Relaxed), 3);
+    assert_eq!(filter.0.load(Ordering::Relaxed), 3);
     assert_eq!((lab.answerer.counts().blocked, lab.answerer.counts().cached), (1, 3));
 
     lab.answerer.set_filter(None);

@@ -26,6 +26,8 @@ use tokio_rustls::client::TlsStream;
 use super::message::{Outgoing, Reply};
 use crate::cache::ChainId;
 use crate::config::Transport;
+use crate::metered::{Meter, Purpose};
+use crate::net::Counted;
 use crate::tls::{CertError, cert_error};
 use crate::upstream::Endpoint;
 
@@ -66,9 +68,11 @@ impl Session {
     pub(super) async fn open(
         target: &Target,
         tls: Arc<ClientConfig>,
+        meter: &Arc<Meter>,
     ) -> Result<Self, ConnectError> {
         let tcp = TcpStream::connect(target.endpoint.address).await.map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let tcp = Counted::new(tcp, Arc::clone(meter), Purpose::Names);
         let stream = TlsConnector::from(tls)
             .connect(target.server_name.clone(), tcp)
             .await
@@ -215,12 +219,12 @@ enum Exchange {
 /// DNS over TLS (RFC 7858): messages behind their lengths, answered in any order.
 #[derive(Debug)]
 struct Dot {
-    outbox: Arc<Outbox<WriteHalf<TlsStream<TcpStream>>>>,
+    outbox: Arc<Outbox<WriteHalf<TlsStream<Counted<TcpStream>>>>>,
     waiting: Arc<Waiting>,
 }
 
 impl Dot {
-    fn start(stream: TlsStream<TcpStream>, line: &Arc<Line>) -> (Exchange, AbortHandle) {
+    fn start(stream: TlsStream<Counted<TcpStream>>, line: &Arc<Line>) -> (Exchange, AbortHandle) {
         let waiting = Arc::new(Waiting(Mutex::new(Some(BTreeMap::new()))));
         let (reader, writer) = tokio::io::split(stream);
         let outbox = Arc::new(Outbox::new(writer));
@@ -245,7 +249,7 @@ impl Dot {
     }
 
     async fn read(
-        mut reader: ReadHalf<TlsStream<TcpStream>>,
+        mut reader: ReadHalf<TlsStream<Counted<TcpStream>>>,
         waiting: &Waiting,
         line: &Line,
     ) -> io::Result<()> {
@@ -409,7 +413,7 @@ struct Doh {
 impl Doh {
     async fn start(
         target: &Target,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Counted<TcpStream>>,
         line: &Arc<Line>,
     ) -> Result<(Exchange, AbortHandle), ConnectError> {
         let http = |error: hyper::Error| ConnectError::Http(error.to_string());
@@ -529,7 +533,7 @@ mod tests {
         let (ours, _peer) = tokio::io::duplex(8);
         let outbox = Outbox::new(ours);
 
-        let sent = (0..).take_while(|_| outbox.send(&[0; 1 << 10]).is_ok()).count();
+        let sent = (0..1000).take_while(|_| outbox.send(&[0; 1 << 10]).is_ok()).count();
 
         assert_eq!(sent, MAX_UNWRITTEN >> 10);
     }

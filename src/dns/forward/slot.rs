@@ -112,9 +112,12 @@ impl Slot {
     async fn connect(self: Arc<Self>, shared: Arc<Shared>, sender: watch::Sender<Phase>) {
         let tls = shared.tls(self.id);
         let opened = match tls {
-            Some(tls) => tokio::time::timeout(CONNECT, Session::open(&self.target, tls.config))
-                .await
-                .unwrap_or(Err(ConnectError::Timeout(CONNECT))),
+            Some(tls) => {
+                let open = Session::open(&self.target, tls.config, shared.client.meter());
+                tokio::time::timeout(CONNECT, open)
+                    .await
+                    .unwrap_or(Err(ConnectError::Timeout(CONNECT)))
+            }
             None => Err(ConnectError::Timeout(CONNECT)),
         };
         // A change of trust locks each slot after it has published its
