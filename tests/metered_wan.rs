@@ -44,8 +44,8 @@ fn fail_over() {
     assert_eq!(status.uplink.day_metered.values().sum::<u64>(), 0);
 
     fs::write(&flag, "").unwrap();
-    let status = daemon
-        .wait_for("the link counts as metered", 5, |status| status.uplink.metered.is_some());
+    let status =
+        daemon.wait_for("the link counts as metered", 5, |status| status.uplink.metered.is_some());
     assert!(status.conditions.iter().any(|condition| condition.name == "metered"));
     let before = status.uplink.day_metered["names"];
     (1..=10).for_each(asked);

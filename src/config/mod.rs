@@ -169,9 +169,27 @@ pub struct Upstream {
     pub port: u16,
     /// Path of the query resource (DoH only).
     pub path: String,
+    /// How questions are asked (DoH only).
+    pub method: Method,
     /// A PEM file of further roots for this upstream.
     pub ca: Option<PathBuf>,
+    /// Keys of which its certificate must hold one; none: any key will do.
+    pub pins: Vec<Pin>,
 }
+
+/// How questions are asked over HTTPS (RFC 8484 section 4.1).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Method {
+    /// Equal questions are equal requests: caches on the upstream's side may answer.
+    Get,
+    /// Shorter; no cache between holds it.
+    #[default]
+    Post,
+}
+
+/// SHA-256 of a public key, as the `SubjectPublicKeyInfo` of a certificate (RFC 7858 section 4.2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pin(pub [u8; 32]);
 
 /// How an upstream is spoken to. There is no plaintext variant (invariant 7).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

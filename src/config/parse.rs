@@ -9,8 +9,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness, rules,
-    value,
+    Metered, Method, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness,
+    rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -180,10 +180,14 @@ fn read_upstream(
         .unwrap_or(Transport::Dot);
     let port = table.port("port");
     let path = table.text("path", value::resource);
+    let method = table.choice("method", &[("get", Method::Get), ("post", Method::Post)]);
     let ca = table.text("ca", file);
-    if transport == Transport::Dot && path.is_some() {
-        let remedy = "leave `path` out, or write transport = \"doh\"";
-        table.warn("path", "`path` means nothing to DNS over TLS", remedy);
+    let pins = table.texts("pins", value::pin).unwrap_or_default();
+    for (key, given) in [("path", path.is_some()), ("method", method.is_some())] {
+        if transport != Transport::Doh && given {
+            let remedy = format!("leave `{key}` out, or write transport = \"doh\"");
+            table.warn(key, format!("`{key}` means something to DNS over HTTPS only"), &remedy);
+        }
     }
     let name = name?;
     Some(Upstream {
@@ -196,7 +200,9 @@ fn read_upstream(
             Transport::Doh => 443,
         }),
         path: path.unwrap_or_else(query_path),
+        method: method.unwrap_or_default(),
         ca,
+        pins,
     })
 }
 

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use data_encoding::BASE64;
 use ipnet::IpNet;
 
-use crate::config::ClientNetwork;
 use crate::config::tree::Wrong;
+use crate::config::{ClientNetwork, Pin};
 use crate::wire::Name;
 
 /// The address of a host. Names are refused: this is what breaks the circle at boot.
@@ -162,6 +163,18 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new("this is no name", "write a short word"));
     }
     Ok(text.trim().to_lowercase())
+}
+
+/// The pin of a key: SHA-256 of its `SubjectPublicKeyInfo`, in base64.
+pub(super) fn pin(text: &str) -> Result<Pin, Wrong> {
+    let digits = text.trim();
+    let digits = digits.strip_prefix("sha256/").unwrap_or(digits);
+    let octets = BASE64.decode(digits.as_bytes()).ok();
+    octets.and_then(|octets| octets.try_into().ok()).map(Pin).ok_or_else(|| {
+        let remedy = "write the 44 characters that `kdig -d @ADDRESS +tls-ca .` prints after \
+                      \"PIN:\"";
+        Wrong::new(format!("`{text}` is no pin of a key"), remedy)
+    })
 }
 
 /// The name of a network interface, as the kernel bounds it.

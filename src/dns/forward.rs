@@ -431,7 +431,7 @@ fn targets(upstream: &config::Upstream) -> Vec<(Target, Roots)> {
             return Vec::new();
         }
     };
-    let roots = Roots::or_builtin(upstream.ca.as_deref());
+    let roots = Roots::or_builtin(upstream.ca.as_deref()).pinned(&upstream.pins);
     let target = |address: &std::net::IpAddr| Target {
         endpoint: Endpoint {
             name: upstream.name.to_string(),
@@ -441,6 +441,7 @@ fn targets(upstream: &config::Upstream) -> Vec<(Target, Roots)> {
         server_name: name.clone(),
         transport: upstream.transport,
         path: upstream.path.clone(),
+        method: upstream.method,
     };
     upstream.addresses.iter().map(|address| (target(address), roots.clone())).collect()
 }

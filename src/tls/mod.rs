@@ -23,7 +23,7 @@ use crate::wire::Name;
 
 pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
-pub use roots::{Roots, RootsError};
+pub use roots::{PinError, Roots, RootsError};
 pub use store::{CertStore, PairError, Served, StoreEvent, server_config};
 pub use verify::{
     CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, validity,

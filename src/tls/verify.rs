@@ -14,7 +14,7 @@ use rustls::pki_types::{self, CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
 
-use super::{Roots, pki_time, provider};
+use super::{PinError, Roots, pki_time, provider};
 use crate::clock::{CertDates, TimeTrust, UnixTime};
 use crate::node::ports::Clock;
 
@@ -78,7 +78,7 @@ impl Verifier {
                     judge_by_rule_r(chain, name, &self.roots, self.trust.floor).is_ok();
                 CertError::Dates(facts)
             }
-            CertError::Refused { .. } => error,
+            CertError::Refused { .. } | CertError::Unpinned { .. } => error,
         })
     }
 
@@ -119,7 +119,10 @@ pub fn judge(
             }
             None => CertError::Refused { name, reason },
         }
-    })
+    })?;
+    roots
+        .check_pin(chain)
+        .map_err(|reason| CertError::Unpinned { name: name.to_str().into_owned(), reason })
 }
 
 /// Rule R: verifies exactly once, at the later of `floor` and the greatest notBefore in `chain`.
@@ -178,6 +181,14 @@ pub enum CertError {
         name: String,
         /// What is wrong with it.
         reason: rustls::Error,
+    },
+    /// The chain is in order, and its leaf has none of the pinned keys.
+    #[error("the certificate presented for {name} was refused: {reason}")]
+    Unpinned {
+        /// The name that was sought.
+        name: String,
+        /// The key that was presented.
+        reason: PinError,
     },
 }
 
@@ -297,6 +308,7 @@ fn by_dates(error: &rustls::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pin;
     use crate::tls::pki::{DAY, FakeClock, Pki, TODAY, trust};
 
     #[test]
@@ -387,6 +399,26 @@ mod tests {
         assert_eq!(span.not_after, TODAY + DAY * 9);
         assert_eq!(validity(&[]), None);
         assert_eq!(validity(&[CertificateDer::from(vec![0x30, 0x80])]), None);
+    }
+
+    #[test]
+    fn of_pinned_keys_one_is_wanted_whatever_signs_it() {
+        let pki = Pki::new();
+        let leaf = pki.leaf("dns.test", TODAY - DAY, TODAY + DAY);
+        let (chain, name) = (leaf.chain(), ServerName::try_from("dns.test").unwrap());
+        let spki = {
+            let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+            ring::digest::digest(&ring::digest::SHA256, leaf.tbs_certificate.subject_pki.raw)
+        };
+        let own = Pin(spki.as_ref().try_into().unwrap());
+        let other = Pin([7; 32]);
+        let judged = |pins: &[Pin]| judge(&chain, &name, &pki.roots().pinned(pins), TODAY);
+
+        assert_eq!(judged(&[]), Ok(()));
+        assert_eq!(judged(&[other, own]), Ok(()));
+        let refused = judged(&[other]).unwrap_err().to_string();
+        let pin = data_encoding::BASE64.encode(&own.0);
+        assert!(refused.contains(&format!("its key, {pin}, is none of the 1")), "{refused}");
     }
 
     #[test]

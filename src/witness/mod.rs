@@ -49,18 +49,21 @@ pub struct Target {
 /// each DoH upstream. A name no certificate can carry is left out, and logged.
 #[must_use]
 pub fn targets(witnesses: &[config::Witness], upstreams: &[config::Upstream]) -> Vec<Target> {
-    let own = witnesses.iter().cloned();
+    let own = witnesses.iter().filter_map(|witness| target(witness.clone(), &[]));
     let doh = upstreams.iter().filter(|upstream| upstream.transport == Transport::Doh);
     let doh = doh.flat_map(|upstream| {
-        upstream.addresses.iter().map(|address| config::Witness {
-            name: upstream.name.clone(),
-            operator: upstream.operator.clone(),
-            address: (*address, upstream.port).into(),
-            path: upstream.path.clone(),
-            ca: upstream.ca.clone(),
+        upstream.addresses.iter().filter_map(|address| {
+            let witness = config::Witness {
+                name: upstream.name.clone(),
+                operator: upstream.operator.clone(),
+                address: (*address, upstream.port).into(),
+                path: upstream.path.clone(),
+                ca: upstream.ca.clone(),
+            };
+            target(witness, &upstream.pins)
         })
     });
-    own.chain(doh).filter_map(target).collect()
+    own.chain(doh).collect()
 }
 
 /// What a witness says about time. Whether that counts is decided elsewhere.
@@ -135,7 +138,7 @@ const HEAD: usize = 16 << 10;
 /// `Date` names whole seconds: the middle is off by no more.
 const HALF_SECOND: Duration = Duration::from_millis(500);
 
-fn target(witness: config::Witness) -> Option<Target> {
+fn target(witness: config::Witness, pins: &[config::Pin]) -> Option<Target> {
     match server_name(&witness.name) {
         Ok(server_name) => Some(Target {
             name: witness.name.to_string(),
@@ -143,7 +146,7 @@ fn target(witness: config::Witness) -> Option<Target> {
             address: witness.address,
             path: witness.path,
             server_name,
-            roots: Roots::or_builtin(witness.ca.as_deref()),
+            roots: Roots::or_builtin(witness.ca.as_deref()).pinned(pins),
         }),
         Err(error) => {
             tracing::warn!(witness = %witness.name, %error, "left out: not a name for TLS");
@@ -348,7 +351,9 @@ mod tests {
             transport,
             port: 443,
             path: "/dns-query".to_owned(),
+            method: config::Method::Post,
             ca: None,
+            pins: Vec::new(),
         };
 
         let found = targets(&[], &[upstream(Transport::Doh), upstream(Transport::Dot)]);

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use hyper::{Method, Request, StatusCode, header};
@@ -25,7 +26,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::message::{Outgoing, Reply};
 use crate::cache::ChainId;
-use crate::config::Transport;
+use crate::config::{self, Transport};
 use crate::metered::{Meter, Purpose};
 use crate::net::Counted;
 use crate::tls::{CertError, cert_error};
@@ -39,6 +40,8 @@ pub(super) struct Target {
     pub(super) transport: Transport,
     /// Path of the query resource (DoH).
     pub(super) path: String,
+    /// How it is asked (DoH).
+    pub(super) method: config::Method,
 }
 
 impl Target {
@@ -408,6 +411,7 @@ struct Doh {
     requests: http2::SendRequest<Full<Bytes>>,
     places: Semaphore,
     uri: String,
+    method: config::Method,
 }
 
 impl Doh {
@@ -436,7 +440,10 @@ impl Doh {
             port => format!("https://{name}:{port}{}", target.path),
         };
         let places = Semaphore::new(MAX_WAITING);
-        Ok((Exchange::Doh(Self { requests, places, uri }), driver.abort_handle()))
+        Ok((
+            Exchange::Doh(Self { requests, places, uri, method: target.method }),
+            driver.abort_handle(),
+        ))
     }
 
     async fn exchange(
@@ -446,14 +453,7 @@ impl Doh {
     ) -> Result<Vec<u8>, ExchangeError> {
         let _place = self.places.try_acquire().map_err(|_| ExchangeError::Full)?;
         let http = |error: &dyn std::fmt::Display| ExchangeError::Http(error.to_string());
-        // The id is 0, so that equal questions make equal requests (RFC 8484 section 4.1).
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(&self.uri)
-            .header(header::CONTENT_TYPE, DNS_MESSAGE)
-            .header(header::ACCEPT, DNS_MESSAGE)
-            .body(Full::new(Bytes::from(outgoing.message(0))))
-            .map_err(|error| http(&error))?;
+        let request = self.request(outgoing).map_err(|error| http(&error))?;
         let mut requests = self.requests.clone();
         requests.ready().await.map_err(|_| ExchangeError::Closed)?;
         let response = requests.send_request(request).await.map_err(|error| {
@@ -477,6 +477,23 @@ impl Doh {
             Reply::Answer => Ok(message.into()),
             Reply::Useless => Err(ExchangeError::Useless),
             Reply::Foreign => Err(ExchangeError::Foreign),
+        }
+    }
+
+    /// The id is 0, so that equal questions make equal requests (RFC 8484 section 4.1).
+    fn request(&self, outgoing: &Outgoing) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let (request, message) = (Request::builder(), outgoing.message(0));
+        let request = request.header(header::ACCEPT, DNS_MESSAGE);
+        match self.method {
+            config::Method::Get => {
+                let query = BASE64URL_NOPAD.encode(&message);
+                request.uri(format!("{}?dns={query}", self.uri)).body(Full::default())
+            }
+            config::Method::Post => request
+                .method(Method::POST)
+                .uri(&self.uri)
+                .header(header::CONTENT_TYPE, DNS_MESSAGE)
+                .body(Full::new(message.into())),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, body, header};
@@ -367,6 +368,31 @@ async fn doh_goes_by_the_same_rules() {
 }
 
 #[tokio::test]
+async fn doh_may_be_asked_by_get() {
+    let mut lab = Lab::new("doh-get");
+    lab.method = config::Method::Get;
+    let server = lab.doh(&lab.valid()).await;
+    let (forwarder, _) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
+
+    let answer = forwarder.forward(query(7, "www.example.org")).await;
+
+    assert_eq!(answer.unwrap().message[..2], [0, 7]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_pinned_is_refused_and_named() {
+    let mut lab = Lab::new("pins");
+    lab.pins = vec![config::Pin([7; 32])];
+    let server = lab.dot(&lab.valid(), echo).await;
+    let (forwarder, _) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
+
+    let error = forwarder.forward(query(7, "www.example.org")).await.unwrap_err().to_string();
+
+    assert!(error.contains("is none of the 1 in `pins`"), "{error}");
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
 async fn without_upstreams_or_with_garbage_there_is_an_error() {
     let lab = Lab::new("none");
     let (forwarder, _) = lab.forwarder(&[], CertDates::Strict);
@@ -415,6 +441,8 @@ struct Lab {
     pki: Pki,
     clock: Arc<FakeClock>,
     ca: PathBuf,
+    method: config::Method,
+    pins: Vec<config::Pin>,
 }
 
 impl Lab {
@@ -424,7 +452,8 @@ impl Lab {
         let ca = std::env::temp_dir()
             .join(format!("firstlight-forward-{test}-{}.pem", std::process::id()));
         std::fs::write(&ca, pki.pem()).unwrap();
-        Self { pki, clock: FakeClock::at(UnixTime::EPOCH), ca }
+        let clock = FakeClock::at(UnixTime::EPOCH);
+        Self { pki, clock, ca, method: config::Method::Post, pins: Vec::new() }
     }
 
     fn valid(&self) -> Leaf {
@@ -460,7 +489,9 @@ impl Lab {
             transport: server.transport,
             port: server.address.port(),
             path: path.to_owned(),
+            method: self.method,
             ca: Some(self.ca.clone()),
+            pins: self.pins.clone(),
         };
         let upstreams: Vec<_> = servers.iter().enumerate().map(upstream).collect();
         let clock = Arc::<FakeClock>::clone(&self.clock);
@@ -569,13 +600,18 @@ async fn speak_dot(stream: ServerStream, script: fn(&[u8]) -> Answers) {
 
 async fn speak_doh(stream: ServerStream) {
     let serve = async |request: Request<body::Incoming>| {
-        assert_eq!(request.method(), Method::POST);
+        let get = request.method() == Method::GET;
         let mut response = Response::new(Full::new(Bytes::new()));
         if request.uri().path() != "/dns-query" {
             *response.status_mut() = hyper::StatusCode::NOT_FOUND;
             return Ok::<_, hyper::Error>(response);
         }
-        let query = request.into_body().collect().await?.to_bytes();
+        let query = if get {
+            let parameter = request.uri().query().unwrap().strip_prefix("dns=").unwrap();
+            BASE64URL_NOPAD.decode(parameter.as_bytes()).unwrap().into()
+        } else {
+            request.into_body().collect().await?.to_bytes()
+        };
         assert_eq!(query[..2], [0, 0]);
         response
             .headers_mut()
