@@ -181,7 +181,8 @@ impl Answerer {
                 found.write(&query, &hop, &mut out);
             }
             Step::Chase(target) => {
-                self.chase(&in_force, &query, target, &hop, &mut out).await;
+                // Boxed: every question would have room for it otherwise.
+                Box::pin(self.chase(&in_force, &query, target, &hop, &mut out)).await;
             }
         }
         Some(out)
