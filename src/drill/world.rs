@@ -308,7 +308,7 @@ impl World {
     /// `None` if nobody answers.
     pub fn ask_name(&mut self) -> Option<Duration> {
         let mut waited = Duration::ZERO;
-        for candidate in self.node.pool().plan().order {
+        for candidate in self.node.pool().plan().order.clone() {
             self.exchange(candidate.id, waited);
             if self.answers(candidate.id) {
                 return Some(waited + ANSWER);
