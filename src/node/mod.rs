@@ -285,18 +285,24 @@ fn wan_down(operators: &[&str], addresses: usize, heard: Option<Instant>, now: N
          modem and the router"
     };
     format!(
-        "no upstream answers: {addresses} addresses of {}, {}; {likely}; local names and outdated \
+        "no upstream answers: {} of {}, {}; {likely}; local names and outdated \
          answers are served, each operator is asked again every second or two",
+        count(addresses),
         operators.join(", "),
         last_heard(heard, now)
     )
+}
+
+fn count(addresses: usize) -> String {
+    if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") }
 }
 
 /// That some do not answer and others do, in words.
 fn operators_down(outages: &[Outage<'_>], up: &[&str], now: Now) -> String {
     let down = outages.iter().map(|outage| {
         let Outage { operator, addresses, heard } = outage;
-        format!("{operator} ({addresses} addresses, {})", last_heard(*heard, now))
+        let addresses = count(*addresses);
+        format!("{operator} ({addresses}, {})", last_heard(*heard, now))
     });
     let down: Vec<_> = down.collect();
     format!(

@@ -49,7 +49,7 @@ pub(super) struct Entry {
     /// When it was last probed.
     pub(super) probed: Option<Instant>,
     /// The outcome of that is not known.
-    awaited: bool,
+    pending: bool,
     /// Failed probes since it went down.
     fruitless: u32,
     /// Probes since an answer surprised.
@@ -71,7 +71,7 @@ impl Entry {
             relaxed_only: false,
             heard: None,
             probed: None,
-            awaited: false,
+            pending: false,
             fruitless: 0,
             sounded: 0,
             due: None,
@@ -80,7 +80,7 @@ impl Entry {
     }
 
     pub(super) fn state(&self) -> State {
-        match (self.failures >= FAILURES, self.awaited) {
+        match (self.failures >= FAILURES, self.pending) {
             (true, true) => State::Probing,
             (true, false) => State::Down,
             (false, _) => State::Up,
@@ -112,10 +112,10 @@ impl Entry {
 
     pub(super) fn handle_failure(&mut self, salt: u64, now: Instant) {
         let was_up = self.is_up();
-        let probed = self.probed.filter(|_| self.awaited);
+        let probed = self.probed.filter(|_| self.pending);
         self.note_loss(1000, self.is_quiet(now));
         self.failures = self.failures.saturating_add(1);
-        self.awaited = false;
+        self.pending = false;
         self.sounded = 0;
         self.settle(now);
         if !was_up && probed.is_none() {
@@ -129,7 +129,7 @@ impl Entry {
 
     pub(super) fn handle_probe(&mut self, salt: u64, now: Instant) {
         self.probed = Some(now);
-        self.awaited = true;
+        self.pending = true;
         if self.failures == 0 {
             self.sounded += 1;
             self.due = Some(now + self.until_sounding());
@@ -166,7 +166,7 @@ impl Entry {
     fn excuse(&mut self) {
         self.failures = 0;
         self.fruitless = 0;
-        self.awaited = false;
+        self.pending = false;
     }
 
     fn note_loss(&mut self, lost: u32, seldom: bool) {
@@ -241,7 +241,8 @@ impl Shown {
         let settled = measured.at.saturating_duration_since(self.at) >= SETTLED;
         let slightly = differ(self.expected, measured.expected, 4)
             || differ(self.hedge_after, measured.hedge_after, 4);
-        !differ(self.expected, measured.expected, 1) && !(settled && slightly)
+        let twice = differ(self.expected, measured.expected, 1);
+        !(twice || settled && slightly)
     }
 }
 

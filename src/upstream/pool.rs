@@ -100,7 +100,7 @@ impl Pool {
             let kin = (operator_was_down && entry.operator == operator)
                 || (family_was_down && entry.endpoint.address.is_ipv6() == ipv6);
             if index == id.0 {
-                entry.handle_answers(&latencies, now);
+                entry.handle_answers(latencies, now);
             } else if returned || kin {
                 entry.doubt(now);
             }
@@ -174,12 +174,10 @@ impl Pool {
     /// An endpoint that should be asked something now, to see whether it is there; `None` if none
     /// is due.
     pub fn poll_probe(&mut self, now: Instant) -> Option<EndpointId> {
+        let due = |entry: &Entry| entry.due.is_some_and(|at| at <= now);
         let index = match self.all_down {
             Some(since) => self.next_while_all_down(since, now)?,
-            None => {
-                let due = |entry: &Entry| entry.due.is_some_and(|at| at <= now);
-                self.entries.iter().position(due)?
-            }
+            None => self.entries.iter().position(due)?,
         };
         self.entries.get_mut(index)?.handle_probe(salt(index), now);
         Some(EndpointId(index))
@@ -248,12 +246,12 @@ impl Pool {
 
     /// Every operator of whom no address answers, though others' may.
     pub fn outages(&self) -> impl Iterator<Item = Outage<'_>> {
-        self.operators.iter().enumerate().filter_map(|(place, operator)| {
-            self.members(place).all(|member| !member.is_up()).then(|| Outage {
-                operator: &operator.name,
-                addresses: self.members(place).count(),
-                heard: self.members(place).filter_map(|member| member.heard).max(),
-            })
+        let operators = self.operators.iter().enumerate();
+        let down = operators.filter(|(place, _)| self.members(*place).all(|it| !it.is_up()));
+        down.map(|(place, operator)| Outage {
+            operator: &operator.name,
+            addresses: self.members(place).count(),
+            heard: self.members(place).filter_map(|member| member.heard).max(),
         })
     }
 
