@@ -18,7 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
@@ -110,7 +110,7 @@ impl Forwarder {
                 if let CertError::Dates(facts) = &error {
                     shared.contradict(slot.id, facts);
                 }
-                shared.failed(slot);
+                shared.failed(slot, shared.client.clock().mono());
                 failed.push(Refused { endpoint: slot.id, error });
             }
         }
@@ -350,15 +350,16 @@ impl Shared {
         outgoing: Arc<Outgoing>,
     ) -> Result<Found, String> {
         let slot = self.slots.get(endpoint.0).ok_or("an endpoint that does not exist")?;
+        let clock = self.client.clock();
+        let asked = clock.mono();
         let told = |reason: String| {
             let Endpoint { name, operator, address } = &slot.target.endpoint;
             format!("{name} at {address} ({operator}): {reason}")
         };
         let failed = |reason: String| {
-            self.failed(slot);
+            self.failed(slot, asked);
             told(reason)
         };
-        let clock = self.client.clock();
         let mut fresh = false;
         loop {
             let (session, reused) =
@@ -421,11 +422,11 @@ impl Shared {
         }
     }
 
-    fn failed(&self, slot: &Slot) {
+    fn failed(&self, slot: &Slot, began: Instant) {
         // Kept until all is told: an answer that comes meanwhile is told of after the failure.
         let mut tally = slot.tally();
         self.tell(slot, tally.failed());
-        self.tell(slot, Some(Outcome::Failed));
+        self.tell(slot, Some(Outcome::Failed { began }));
     }
 
     fn tell(&self, slot: &Slot, outcome: Option<Outcome>) {

@@ -344,7 +344,8 @@ impl World {
             let outcome = Outcome::Answered { latencies: vec![latency] };
             self.send(after + latency, Input::Upstream(id, outcome));
         } else {
-            self.send(after + SILENCE, Input::Upstream(id, Outcome::Failed));
+            let failed = Outcome::Failed { began: self.now + after };
+            self.send(after + SILENCE, Input::Upstream(id, failed));
         }
     }
 

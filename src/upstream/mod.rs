@@ -10,7 +10,7 @@ mod pool;
 mod tests;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use budget::Budget;
 pub use pace::{Pace, Purpose, Turn};
@@ -41,7 +41,11 @@ pub enum Outcome {
         latencies: Vec<Duration>,
     },
     /// One, without: refused, reset, silent, or not verifiable.
-    Failed,
+    Failed {
+        /// When it began. Of what began before a change of path, or an outage's end, nothing
+        /// follows.
+        began: Instant,
+    },
     /// One, with SERVFAIL or REFUSED to a question that another operator then answered. Told
     /// beside [`Self::Answered`].
     Outdone,

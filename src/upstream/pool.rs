@@ -23,8 +23,8 @@ pub struct Pool {
     plan_changed: bool,
     /// Since when no endpoint is up.
     all_down: Option<Instant>,
-    /// When the first answered after all were down.
-    returned: Option<Instant>,
+    /// When the path last changed: to another, or from a dead one.
+    path_since: Option<Instant>,
     /// Whether IPv4, and whether IPv6, failed altogether while the other worked.
     families_down: [bool; 2],
 }
@@ -52,7 +52,7 @@ impl Pool {
             plan: Plan::default(),
             plan_changed: true,
             all_down: None,
-            returned: None,
+            path_since: None,
             families_down: [false; 2],
         };
         pool.replan();
@@ -71,7 +71,7 @@ impl Pool {
     pub fn handle_outcome(&mut self, endpoint: EndpointId, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Answered { latencies } => self.handle_answers(endpoint, &latencies, now),
-            Outcome::Failed => self.handle_failure(endpoint, now),
+            Outcome::Failed { began } => self.handle_failure(endpoint, began, now),
             Outcome::Outdone => {
                 if let Some(operator) = self.operator_of(endpoint) {
                     operator.handle_outdone(now);
@@ -92,7 +92,7 @@ impl Pool {
         }
         let returned = self.all_down.is_some();
         if returned {
-            self.returned = Some(now);
+            self.path_since = Some(now);
             // The path was dead, not the endpoints.
             self.entries.iter_mut().for_each(|entry| entry.pardon(now));
         }
@@ -107,10 +107,9 @@ impl Pool {
         }
     }
 
-    fn handle_failure(&mut self, id: EndpointId, now: Instant) {
-        let began_before = |at| now.saturating_duration_since(at) < EXCHANGE;
+    fn handle_failure(&mut self, id: EndpointId, began: Instant, now: Instant) {
         let Some(entry) = self.entries.get_mut(id.0) else { return };
-        if self.returned.is_some_and(began_before) {
+        if self.path_since.is_some_and(|since| began < since) {
             return;
         }
         entry.handle_failure(salt(id.0), now);
@@ -160,6 +159,7 @@ impl Pool {
             operator.weak_until = None;
         }
         self.families_down = [false; 2];
+        self.path_since = Some(now);
         self.settle(now);
     }
 
@@ -437,9 +437,6 @@ pub struct Outage<'a> {
     pub heard: Option<Instant>,
 }
 
-/// An exchange ends within so long, however it ends; soon after the return of all, one that fails
-/// most likely began before it.
-const EXCHANGE: Duration = Duration::from_secs(4);
 /// Being outdone counts so many times as much as an answer: beyond a quarter it tells.
 const OUTDONE: u32 = 4;
 /// From here on an operator is demoted.

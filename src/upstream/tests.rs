@@ -153,6 +153,24 @@ fn a_route_change_clears_every_penalty_and_has_everybody_asked_at_once() {
 }
 
 #[test]
+fn what_began_before_the_end_of_an_outage_is_held_against_nobody_and_what_began_after_is() {
+    let mut house = House::of(&["a", "b"]);
+    let failed = Outcome::Failed { began: house.now };
+    house.fails(0, FAILURES);
+    house.fails(1, FAILURES);
+    house.now += SECOND;
+    house.answers(1, 9);
+
+    for _ in 0..FAILURES {
+        house.pool.handle_outcome(EndpointId(0), failed.clone(), house.now + SECOND);
+    }
+    assert_eq!(house.states(), [State::Up; 2]);
+    house.fails(0, FAILURES);
+
+    assert_eq!(house.states(), [State::Down, State::Up]);
+}
+
+#[test]
 fn relaxed_only_goes_after_strict_but_before_dead() {
     let mut house = House::of(&["a", "b", "c"]);
     house.pool.handle_verdict(EndpointId(0), true);
@@ -451,7 +469,8 @@ impl House {
 
     fn fails(&mut self, endpoint: usize, times: u32) {
         for _ in 0..times {
-            self.pool.handle_outcome(EndpointId(endpoint), Outcome::Failed, self.now);
+            let failed = Outcome::Failed { began: self.now };
+            self.pool.handle_outcome(EndpointId(endpoint), failed, self.now);
         }
     }
 
@@ -497,7 +516,7 @@ impl House {
             while let Some(id) = self.pool.poll_probe(self.now) {
                 let (after, outcome) = match self.latency[id.0].map(Duration::from_millis) {
                     Some(latency) => (latency, Outcome::Answered { latencies: vec![latency] }),
-                    None => (SECOND * 2, Outcome::Failed),
+                    None => (SECOND * 2, Outcome::Failed { began: self.now }),
                 };
                 self.probes.push((self.now, id));
                 self.pending.insert((self.now + after, self.probes.len()), (id, outcome));
