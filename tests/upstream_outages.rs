@@ -29,6 +29,8 @@ fn one_operator_down_is_told_from_the_uplink_down() {
     assert!(text.contains("3 addresses of quad9, cloudflare, google"), "{text}");
     assert!(text.contains("look at the modem"), "{text}");
     assert_eq!(condition(&house, "operator-down"), None);
+    house.path_changes();
+    assert!(condition(&house, "wan-down").is_some());
 
     house.upstreams.iter_mut().for_each(|upstream| upstream.up = true);
     house.run(Duration::from_secs(5));

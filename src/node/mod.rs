@@ -251,8 +251,12 @@ impl Node {
         }
         // With one left, nothing stands between the house and its failing too.
         let severity = if up.len() == 1 { Severity::Warning } else { Severity::Notice };
+        // That links come and go while nobody answers changes nothing for people.
+        let known = wan.is_some() || self.pool.answers() || operators.is_empty();
         self.set("operator-down", operator.map(|text| (severity, text)), now);
-        self.set("wan-down", wan.map(|text| (Severity::Error, text)), now);
+        if known {
+            self.set("wan-down", wan.map(|text| (Severity::Error, text)), now);
+        }
     }
 
     fn set(&mut self, name: &'static str, held: Option<(Severity, String)>, now: Now) {

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub use budget::Budget;
-pub use pace::{Pace, Purpose, Turn};
+pub use pace::{Admission, Pace, Purpose};
 pub use plan::{Candidate, Plan};
 pub use pool::{Health, Outage, Pool, Reason};
 

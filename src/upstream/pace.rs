@@ -40,7 +40,7 @@ pub enum Purpose {
 
 /// What becomes of a question.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Turn<K> {
+pub enum Admission<K> {
     /// It failed a moment ago, and is not asked again before then.
     Cooling(Instant),
     /// It is asked at once.
@@ -112,15 +112,15 @@ impl<K: Clone + Ord> Pace<K> {
     }
 
     /// Somebody asks. A question that waits already is as fresh as the client who asked last.
-    pub fn handle_question(&mut self, question: K, purpose: Purpose, now: Instant) -> Turn<K> {
+    pub fn handle_question(&mut self, question: K, purpose: Purpose, now: Instant) -> Admission<K> {
         if let Some(cooling) = self.cooling.get(&question)
             && now < cooling.until
         {
-            return Turn::Cooling(cooling.until);
+            return Admission::Cooling(cooling.until);
         }
         let before = self.leave(&question);
         if self.waiting.is_empty() && self.may_go(now) {
-            return Turn::Go;
+            return Admission::Go;
         }
         self.asked += 1;
         let place = (purpose, self.asked);
@@ -129,11 +129,11 @@ impl<K: Clone + Ord> Pace<K> {
         self.waiting.insert((purpose, asked, question.clone()));
         self.places.insert(question, (purpose, asked));
         if self.waiting.len() <= self.capacity {
-            return Turn::Wait;
+            return Admission::Wait;
         }
-        self.waiting.pop_first().map_or(Turn::Wait, |(_, _, oldest)| {
+        self.waiting.pop_first().map_or(Admission::Wait, |(_, _, oldest)| {
             self.places.remove(&oldest);
-            Turn::Instead(oldest)
+            Admission::Instead(oldest)
         })
     }
 
@@ -227,7 +227,7 @@ mod tests {
     fn while_all_is_well_everything_goes_at_once() {
         let (mut pace, now) = new(200);
 
-        assert!((0..10_000).all(|name| pace.handle_question(name, Client, now) == Turn::Go));
+        assert!((0..10_000).all(|name| pace.handle_question(name, Client, now) == Admission::Go));
         assert_eq!(pace.poll_timeout(), None);
     }
 
@@ -236,7 +236,7 @@ mod tests {
         let (mut pace, now) = down(100);
         let ask = |pace: &mut Pace<u32>, name, purpose| pace.handle_question(name, purpose, now);
         for (name, purpose) in [(1, Background), (2, Client), (3, Client), (4, Background)] {
-            assert_eq!(ask(&mut pace, name, purpose), Turn::Wait);
+            assert_eq!(ask(&mut pace, name, purpose), Admission::Wait);
         }
         // Somebody asks again for what waits, and for what was only to be refreshed.
         ask(&mut pace, 2, Client);
@@ -252,7 +252,8 @@ mod tests {
     #[test]
     fn while_all_are_down_a_tenth_goes_and_who_gives_up_makes_room() {
         let (mut pace, mut now) = down(100);
-        (1..100).for_each(|name| assert_eq!(pace.handle_question(name, Client, now), Turn::Wait));
+        (1..100)
+            .for_each(|name| assert_eq!(pace.handle_question(name, Client, now), Admission::Wait));
         let end = now + SECOND;
         let mut gone = 0;
         while now < end {
@@ -270,13 +271,13 @@ mod tests {
     fn the_oldest_gives_way_to_the_freshest_and_background_work_before_any_client() {
         let (mut pace, now) = down(100);
         let mut ask = |name, purpose| pace.handle_question(name, purpose, now);
-        (1..CAPACITY).for_each(|name| assert_eq!(ask(name, Client), Turn::Wait));
-        assert_eq!(ask(1000, Background), Turn::Wait);
+        (1..CAPACITY).for_each(|name| assert_eq!(ask(name, Client), Admission::Wait));
+        assert_eq!(ask(1000, Background), Admission::Wait);
 
-        assert_eq!(ask(2000, Background), Turn::Instead(1000));
-        assert_eq!(ask(3000, Client), Turn::Instead(2000));
-        assert_eq!(ask(4000, Client), Turn::Instead(1));
-        assert_eq!(ask(5000, Background), Turn::Instead(5000));
+        assert_eq!(ask(2000, Background), Admission::Instead(1000));
+        assert_eq!(ask(3000, Client), Admission::Instead(2000));
+        assert_eq!(ask(4000, Client), Admission::Instead(1));
+        assert_eq!(ask(5000, Background), Admission::Instead(5000));
     }
 
     #[test]
@@ -285,19 +286,19 @@ mod tests {
         for seconds in [1, 2, 4, 8, 8] {
             pace.handle_outcome(1, false, now);
             let until = now + SECOND * seconds;
-            assert_eq!(pace.handle_question(1, Client, now), Turn::Cooling(until));
-            assert_eq!(pace.handle_question(2, Client, now), Turn::Go);
+            assert_eq!(pace.handle_question(1, Client, now), Admission::Cooling(until));
+            assert_eq!(pace.handle_question(2, Client, now), Admission::Go);
             now = until;
-            assert_eq!(pace.handle_question(1, Client, now), Turn::Go);
+            assert_eq!(pace.handle_question(1, Client, now), Admission::Go);
         }
         pace.handle_outcome(1, true, now);
         pace.handle_outcome(1, false, now);
-        assert_eq!(pace.handle_question(1, Client, now), Turn::Cooling(now + SECOND));
+        assert_eq!(pace.handle_question(1, Client, now), Admission::Cooling(now + SECOND));
 
         pace.handle_down(now);
         pace.handle_return(now);
 
-        assert_ne!(pace.handle_question(1, Client, now), Turn::Cooling(now + SECOND));
+        assert_ne!(pace.handle_question(1, Client, now), Admission::Cooling(now + SECOND));
     }
 
     #[test]
@@ -316,7 +317,7 @@ mod tests {
         let (mut pace, now) = down(10);
         pace.handle_return(now);
         let burst = |pace: &mut Pace<u32>, at| {
-            (0..100).filter(|name| pace.handle_question(*name, Client, at) == Turn::Go).count()
+            (0..100).filter(|name| pace.handle_question(*name, Client, at) == Admission::Go).count()
         };
         assert!(burst(&mut pace, now) <= 2);
         (0..100).for_each(|name| pace.handle_gone(&name));
@@ -349,10 +350,10 @@ mod tests {
                 run(&mut pace, &mut gone, now);
                 let purpose = if client { Client } else { Background };
                 match pace.handle_question(name, purpose, now) {
-                    Turn::Go => gone.push(now),
-                    Turn::Instead(_) => displaced += 1,
-                    Turn::Wait => prop_assert!(pace.waiting() <= CAPACITY as usize),
-                    Turn::Cooling(_) => prop_assert!(false, "nothing failed"),
+                    Admission::Go => gone.push(now),
+                    Admission::Instead(_) => displaced += 1,
+                    Admission::Wait => prop_assert!(pace.waiting() <= CAPACITY as usize),
+                    Admission::Cooling(_) => prop_assert!(false, "nothing failed"),
                 }
             }
             run(&mut pace, &mut gone, now + SECOND * 60);
@@ -378,7 +379,7 @@ mod tests {
     fn down(rate: u32) -> (Pace<u32>, Instant) {
         let (mut pace, now) = new(rate);
         pace.handle_down(now);
-        assert_eq!(pace.handle_question(0, Client, now), Turn::Go);
+        assert_eq!(pace.handle_question(0, Client, now), Admission::Go);
         (pace, now)
     }
 

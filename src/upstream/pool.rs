@@ -266,6 +266,12 @@ impl Pool {
         self.entries.iter().all(|entry| !entry.is_up())
     }
 
+    /// Whether some endpoint is known to answer on this path.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.entries.iter().any(Entry::is_proven)
+    }
+
     fn members(&self, operator: usize) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.operator == operator)
     }
