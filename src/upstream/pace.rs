@@ -323,8 +323,12 @@ mod tests {
         (0..100).for_each(|name| pace.handle_gone(&name));
 
         assert!(burst(&mut pace, now + SECOND) <= 2);
+        assert!(pace.poll_go(now + SECOND * 6).is_some());
         (0..100).for_each(|name| pace.handle_gone(&name));
-        assert_eq!(burst(&mut pace, now + SECOND * 7), 100);
+        // The last waited until a second ago.
+        assert!(burst(&mut pace, now + SECOND * 7) <= 2);
+        (0..100).for_each(|name| pace.handle_gone(&name));
+        assert_eq!(burst(&mut pace, now + SECOND * 13), 100);
     }
 
     proptest! {
