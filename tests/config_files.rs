@@ -300,6 +300,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "stale",
         "cache_bytes",
         "snapshot",
+        "spread",
         "canary",
         "path",
         "name",

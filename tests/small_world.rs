@@ -218,7 +218,7 @@ impl Lab {
             dates: CertDates::Strict,
         };
         let (forwarder, _) = Forwarder::new(&upstreams, self.client(), trust);
-        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan());
+        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan().clone());
         forwarder
     }
 

@@ -218,8 +218,21 @@ pub struct Upstream {
     pub address: String,
     /// `up`, `probing` or `down`.
     pub state: String,
+    /// Its place in the order in which upstreams are tried, from 1.
+    pub place: usize,
+    /// Why it has that place: `best`, `turn`, `next`, `unknown`, `lossy`, `outdone`, `relaxed`,
+    /// `family-down` or `down`.
+    pub reason: String,
+    /// Questions that go to it first, in percent.
+    pub share: f64,
     /// Smoothed latency in milliseconds.
     pub latency_ms: Option<f64>,
+    /// What 19 of 20 of the latest answers took at most, in milliseconds.
+    pub p95_ms: Option<f64>,
+    /// How long it may be silent until another is asked too, in milliseconds.
+    pub hedge_after_ms: f64,
+    /// Questions lost of late, in percent.
+    pub loss: f64,
     /// Failures in a row.
     pub failures: u32,
     /// Its certificate passes rule R only, though the clock is set.

@@ -261,6 +261,7 @@ impl Steward {
     }
 
     fn upstreams(&self) -> Vec<report::Upstream> {
+        let millis = |span: Duration| span.as_secs_f64() * 1e3;
         let health = self.node.pool().health();
         health
             .map(|seen| report::Upstream {
@@ -268,7 +269,13 @@ impl Steward {
                 operator: seen.endpoint.operator.clone(),
                 address: seen.endpoint.address.to_string(),
                 state: format!("{:?}", seen.state).to_lowercase(),
-                latency_ms: seen.latency.map(|latency| latency.as_secs_f64() * 1e3),
+                place: seen.place + 1,
+                reason: seen.reason.word().to_owned(),
+                share: f64::from(seen.share) / 10.0,
+                latency_ms: seen.latency.map(millis),
+                p95_ms: seen.p95.map(millis),
+                hedge_after_ms: millis(seen.hedge_after),
+                loss: f64::from(seen.loss) / 10.0,
                 failures: seen.failures,
                 relaxed_only: seen.relaxed_only,
             })

@@ -120,9 +120,12 @@ impl Services {
         (services, reports)
     }
 
-    /// A pool over the upstreams there are.
-    pub(super) fn pool(&self) -> Pool {
-        Pool::new(self.forwarder.present().map_or_else(Vec::new, |it| it.endpoints()))
+    /// A pool over the upstreams there are; `spread` as in the configuration.
+    pub(super) fn pool(&self, spread: bool) -> Pool {
+        let endpoints = self.forwarder.present().map_or_else(Vec::new, |it| it.endpoints());
+        let mut pool = Pool::new(endpoints);
+        pool.set_spread(spread);
+        pool
     }
 
     /// Goes over to `config` without dropping a query or a connection that still fits.
@@ -218,7 +221,7 @@ impl Upstreams {
 
     fn replace(&self, forwarder: Forwarder) {
         // Without a plan it would refuse the questions that wait already.
-        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan());
+        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan().clone());
         self.forwarder.store(Some(Arc::new(forwarder)));
         self.arrival.notify_waiters();
     }

@@ -113,7 +113,7 @@ impl Steward {
         let addresses = boot.addresses.clone();
         let config = addresses.extend(read.clone());
         let now = boot.now();
-        let node = Node::new(boot.trust(&read), services.pool(), now);
+        let node = Node::new(boot.trust(&read), services.pool(read.dns.spread), now);
         let targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
         let mut steward = Self {
@@ -146,8 +146,6 @@ impl Steward {
     }
 
     pub(super) async fn run(mut self, mailbox: &mut mpsc::Receiver<Message>) {
-        self.act();
-        self.warm();
         loop {
             self.act();
             let wait = self.next_wake().saturating_duration_since(self.boot.clock.mono());
@@ -236,13 +234,6 @@ impl Steward {
         if now.mono >= self.next_tick {
             self.next_tick = now.mono + TICK;
             self.tick(now.mono);
-        }
-    }
-
-    /// Opens a connection to every upstream, so that the first question finds one.
-    fn warm(&self) {
-        for index in 0..self.node.pool().health().count() {
-            self.probe(EndpointId(index));
         }
     }
 
@@ -448,8 +439,9 @@ impl Steward {
             self.services.pass_on(reports, self.sender.clone());
             self.refused.clear();
             self.report_refused();
-            self.node.replace_pool(self.services.pool(), now);
-            self.warm();
+            self.node.replace_pool(self.services.pool(read.dns.spread), now);
+        } else {
+            self.node.set_spread(read.dns.spread, now);
         }
         let asks_others = self.read.clock != read.clock || self.read.upstreams != read.upstreams;
         self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);

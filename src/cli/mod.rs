@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
         Command::Sources(sources) => sources::run(&sources),
         Command::Status(look) => status::run(&look),
         Command::Try(how) => trial::run(&how),
-        Command::Upstreams(look) => upstreams::run(&look),
+        Command::Upstreams(upstreams) => upstreams::run(&upstreams),
         Command::WaitClock(wait) => wait_clock::run(&wait),
     };
     ExitCode::from(outcome.unwrap_or_else(|failure| {
@@ -67,7 +67,7 @@ enum Command {
     /// Show the time sources, as `chronyc sources` does, and the witnesses.
     Sources(sources::Sources),
     /// Show the upstreams.
-    Upstreams(daemon::Look),
+    Upstreams(upstreams::Upstreams),
     /// Tell by the exit code whether a part does its work: 0 or 1, and 3 without a daemon.
     Health(health::Check),
     /// Wait until the clock is right; also for a daemon that is not there yet.

@@ -87,6 +87,8 @@ pub struct Dns {
     pub cache_bytes: usize,
     /// Keep a snapshot of the cache over restarts and power cuts.
     pub snapshot: bool,
+    /// Upstream operators hardly slower than the best take turns at being asked first.
+    pub spread: bool,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
 }

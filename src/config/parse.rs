@@ -143,6 +143,7 @@ fn read_dns(table: &mut Table<'_, '_>) -> Dns {
             .number("cache_bytes", 65_536..=u32::MAX)
             .map_or(32 * 1024 * 1024, to_usize),
         snapshot: table.boolean("snapshot").unwrap_or(true),
+        spread: table.boolean("spread").unwrap_or(true),
         canary: table.boolean("canary").unwrap_or(true),
     }
 }

@@ -15,9 +15,10 @@ mod tests;
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
@@ -29,7 +30,7 @@ use crate::clock::{CertDates, TimeTrust};
 use crate::config;
 use crate::dns::{BoxFuture, Forward, ForwardError, Forwarded};
 use crate::tls::{CertError, Client, DateFacts, Roots, server_name};
-use crate::upstream::{Endpoint, EndpointId, Outcome, Plan};
+use crate::upstream::{Budget, Endpoint, EndpointId, Outcome, Plan};
 
 use chains::Chains;
 use message::Outgoing;
@@ -65,6 +66,8 @@ impl Forwarder {
             generation: ArcSwap::from_pointee(Generation::new(&slots, &client, trust)),
             chains: Mutex::default(),
             plan: ArcSwap::default(),
+            turn: AtomicU64::default(),
+            budget: Mutex::default(),
             places: Semaphore::new(IN_FLIGHT),
             slots,
             client,
@@ -107,7 +110,7 @@ impl Forwarder {
                 if let CertError::Dates(facts) = &error {
                     shared.contradict(slot.id, facts);
                 }
-                shared.failed(slot);
+                shared.failed(slot, shared.client.clock().mono());
                 failed.push(Refused { endpoint: slot.id, error });
             }
         }
@@ -208,6 +211,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Clients give up after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
+/// While no endpoint answers, a question is most likely in vain.
+const DEADLINE_DOWN: Duration = Duration::from_secs(2);
+/// A hedge for which the budget has nothing is thought of again after this time.
+const HEDGE_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 struct Shared {
@@ -215,6 +222,9 @@ struct Shared {
     generation: ArcSwap<Generation>,
     chains: Mutex<Chains>,
     plan: ArcSwap<Plan>,
+    /// Counts the questions.
+    turn: AtomicU64,
+    budget: Mutex<Budget>,
     places: Semaphore,
     client: Client,
     events: mpsc::Sender<ForwardEvent>,
@@ -239,6 +249,8 @@ impl Generation {
 struct Found {
     forwarded: Forwarded,
     better_elsewhere: bool,
+    /// It is SERVFAIL or REFUSED.
+    evasive: bool,
 }
 
 impl Shared {
@@ -250,30 +262,37 @@ impl Shared {
             )
         })?;
         let plan = self.plan.load_full();
-        let mut candidates = plan.order.iter().peekable();
+        let mut candidates = plan.order_at(self.turn.fetch_add(1, Ordering::Relaxed)).peekable();
+        self.budget().handle_question();
         let mut racers = Racers::default();
-        let (mut spare, mut last) = (None, None);
-        let (mut deadline, mut patience) = (pin!(sleep(DEADLINE)), pin!(sleep(DEADLINE)));
+        let (mut spare, mut last, mut evasive) = (None, None, Vec::new());
+        let within = if plan.all_down { DEADLINE_DOWN } else { DEADLINE };
+        let (mut deadline, mut patience) = (pin!(sleep(within)), pin!(sleep(within)));
         let mut hedge = pin!(sleep(DEADLINE));
 
         let mut start_next = true;
         loop {
             if std::mem::take(&mut start_next) {
                 if let Some(candidate) = candidates.next() {
-                    racers.0.push(Box::pin(
-                        Arc::clone(self).attempt(candidate.id, Arc::clone(&outgoing)),
-                    ));
+                    let attempt = Arc::clone(self).attempt(candidate.id, Arc::clone(&outgoing));
+                    racers.0.push((candidate.id, Box::pin(attempt)));
                     hedge.set(sleep(candidate.hedge_after));
                 } else if racers.0.is_empty() {
                     break;
                 }
             }
             let may_hedge = racers.0.len() < RACERS
-                && candidates.peek().is_some_and(|candidate| !candidate.relaxed_only);
+                && candidates.peek().is_some_and(|candidate| candidate.hedges);
             tokio::select! {
-                finished = racers.first() => match finished {
-                    Ok(Found { forwarded, better_elsewhere: false }) => return Ok(forwarded),
-                    Ok(Found { forwarded, .. }) => {
+                (place, endpoint, finished) = racers.first() => match finished {
+                    Ok(Found { forwarded, better_elsewhere: false, .. }) => {
+                        self.note_race(endpoint, racers.0.iter().take(place), &evasive);
+                        return Ok(forwarded);
+                    }
+                    Ok(Found { forwarded, evasive: evades, .. }) => {
+                        if evades {
+                            evasive.push(endpoint);
+                        }
                         if spare.is_none() {
                             spare = Some(forwarded);
                             patience.set(sleep(PATIENCE));
@@ -281,11 +300,17 @@ impl Shared {
                         start_next = true;
                     }
                     Err(reason) => {
+                        self.budget().handle_failure(self.client.clock().mono());
                         last = Some(reason);
                         start_next = true;
                     }
                 },
-                () = &mut hedge, if may_hedge => start_next = true,
+                () = &mut hedge, if may_hedge => {
+                    start_next = self.budget().take(self.client.clock().mono());
+                    if !start_next {
+                        hedge.set(sleep(HEDGE_AGAIN));
+                    }
+                }
                 () = &mut patience, if spare.is_some() => break,
                 () = &mut deadline => break,
             }
@@ -297,6 +322,27 @@ impl Shared {
         })
     }
 
+    /// Takes note of what a question that `winner` answered tells of others: of those that were
+    /// asked before and are silent still, and of those that were evasive.
+    fn note_race<'r>(
+        &self,
+        winner: EndpointId,
+        silent: impl Iterator<Item = &'r (EndpointId, Attempt)>,
+        evasive: &[EndpointId],
+    ) {
+        for (endpoint, _) in silent {
+            self.budget().handle_overtaken(*endpoint, self.client.clock().mono());
+        }
+        let operator = |endpoint: EndpointId| {
+            self.slots.get(endpoint.0).map(|slot| &slot.target.endpoint.operator)
+        };
+        for &endpoint in evasive {
+            if operator(endpoint) != operator(winner) {
+                self.report(ForwardEvent::Outcome { endpoint, outcome: Outcome::Outdone });
+            }
+        }
+    }
+
     /// Asks one endpoint and reports how it went.
     async fn attempt(
         self: Arc<Self>,
@@ -304,15 +350,16 @@ impl Shared {
         outgoing: Arc<Outgoing>,
     ) -> Result<Found, String> {
         let slot = self.slots.get(endpoint.0).ok_or("an endpoint that does not exist")?;
+        let clock = self.client.clock();
+        let asked = clock.mono();
         let told = |reason: String| {
             let Endpoint { name, operator, address } = &slot.target.endpoint;
             format!("{name} at {address} ({operator}): {reason}")
         };
         let failed = |reason: String| {
-            self.failed(slot);
+            self.failed(slot, asked);
             told(reason)
         };
-        let clock = self.client.clock();
         let mut fresh = false;
         loop {
             let (session, reused) =
@@ -322,6 +369,7 @@ impl Shared {
                 Ok(Ok(answer)) => {
                     let now = clock.mono();
                     let latency = now.saturating_duration_since(begun);
+                    self.budget().handle_answer(endpoint);
                     self.tell(slot, slot.tally().answered(latency, now));
                     return Ok(self.found(&outgoing, answer, session.relaxed()));
                 }
@@ -343,9 +391,10 @@ impl Shared {
 
     fn found(&self, outgoing: &Outgoing, answer: Vec<u8>, relaxed: Option<ChainId>) -> Found {
         let coarse = matches!(self.generation.load().dates, CertDates::StrictElseRuleR { .. });
-        let better_elsewhere = message::is_evasive(&answer) || (coarse && relaxed.is_some());
+        let evasive = message::is_evasive(&answer);
+        let better_elsewhere = evasive || (coarse && relaxed.is_some());
         let message = outgoing.answered(answer);
-        Found { forwarded: Forwarded { message, relaxed }, better_elsewhere }
+        Found { forwarded: Forwarded { message, relaxed }, better_elsewhere, evasive }
     }
 
     fn tls(&self, endpoint: EndpointId) -> Option<SlotTls> {
@@ -356,7 +405,11 @@ impl Shared {
         self.chains().remember(endpoint, chain)
     }
 
-    fn chains(&self) -> std::sync::MutexGuard<'_, Chains> {
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chains(&self) -> MutexGuard<'_, Chains> {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -369,11 +422,11 @@ impl Shared {
         }
     }
 
-    fn failed(&self, slot: &Slot) {
+    fn failed(&self, slot: &Slot, began: Instant) {
         // Kept until all is told: an answer that comes meanwhile is told of after the failure.
         let mut tally = slot.tally();
         self.tell(slot, tally.failed());
-        self.tell(slot, Some(Outcome::Failed));
+        self.tell(slot, Some(Outcome::Failed { began }));
     }
 
     fn tell(&self, slot: &Slot, outcome: Option<Outcome>) {
@@ -391,18 +444,19 @@ impl Shared {
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Found, String>> + Send>>;
 
-/// Attempts at the same question.
+/// Attempts at the same question, in the order in which they began.
 #[derive(Default)]
-struct Racers(Vec<Attempt>);
+struct Racers(Vec<(EndpointId, Attempt)>);
 
 impl Racers {
-    /// The first to finish, which then has left. Never, if there are none.
-    async fn first(&mut self) -> Result<Found, String> {
+    /// The first to finish, which then has left, and how many began before it and have not. Never,
+    /// if there are none.
+    async fn first(&mut self) -> (usize, EndpointId, Result<Found, String>) {
         poll_fn(|context| {
             for index in 0..self.0.len() {
-                if let Poll::Ready(finished) = self.0[index].as_mut().poll(context) {
-                    drop(self.0.swap_remove(index));
-                    return Poll::Ready(finished);
+                if let Poll::Ready(finished) = self.0[index].1.as_mut().poll(context) {
+                    let (endpoint, _) = self.0.remove(index);
+                    return Poll::Ready((index, endpoint, finished));
                 }
             }
             Poll::Pending
@@ -415,7 +469,7 @@ impl Racers {
 impl Drop for Racers {
     fn drop(&mut self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            for racer in self.0.drain(..) {
+            for (_, racer) in self.0.drain(..) {
                 runtime.spawn(racer);
             }
         }

@@ -308,7 +308,7 @@ impl World {
     /// `None` if nobody answers.
     pub fn ask_name(&mut self) -> Option<Duration> {
         let mut waited = Duration::ZERO;
-        for candidate in self.node.pool().plan().order {
+        for candidate in self.node.pool().plan().order.clone() {
             self.exchange(candidate.id, waited);
             if self.answers(candidate.id) {
                 return Some(waited + ANSWER);
@@ -344,7 +344,8 @@ impl World {
             let outcome = Outcome::Answered { latencies: vec![latency] };
             self.send(after + latency, Input::Upstream(id, outcome));
         } else {
-            self.send(after + SILENCE, Input::Upstream(id, Outcome::Failed));
+            let failed = Outcome::Failed { began: self.now + after };
+            self.send(after + SILENCE, Input::Upstream(id, failed));
         }
     }
 

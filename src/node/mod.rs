@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{
     self, Basis, Kiss, Nanos, Now, Reading, SavedFloor, SourceId, Testimony, TimeTrust, Trouble,
-    Trust, UnixTime, WitnessId,
+    Trust, UnixTime, WitnessId, describe, nanos,
 };
 use crate::health::{Change, Health, Severity};
-use crate::upstream::{EndpointId, Outcome, Plan, Pool};
+use crate::upstream::{EndpointId, Outage, Outcome, Plan, Pool};
 
 /// Something that happened at an edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +100,6 @@ pub enum Action {
 pub struct Node {
     trust: Trust,
     pool: Pool,
-    plan: Option<Plan>,
     health: Health,
     actions: VecDeque<Action>,
 }
@@ -110,7 +109,8 @@ impl Node {
     #[must_use]
     pub fn new(trust: Trust, pool: Pool, now: Now) -> Self {
         let (health, actions) = (Health::default(), VecDeque::new());
-        let mut node = Self { trust, pool, plan: None, health, actions };
+        let mut node = Self { trust, pool, health, actions };
+        node.pool.handle_path_change(now.mono);
         node.settle(now);
         node
     }
@@ -124,16 +124,20 @@ impl Node {
     /// Goes over to another pool: the upstreams were configured anew.
     pub fn replace_pool(&mut self, pool: Pool, now: Now) {
         self.pool = pool;
+        self.pool.handle_path_change(now.mono);
+        self.settle(now);
+    }
+
+    /// Whether upstreams hardly slower than the best take turns: it was configured anew.
+    pub fn set_spread(&mut self, spread: bool, now: Now) {
+        self.pool.set_spread(spread);
         self.settle(now);
     }
 
     /// Takes what happened at an edge.
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
-            Input::Condition { name, held: Some((severity, text)) } => {
-                self.health.raise(name, severity, text, now.mono);
-            }
-            Input::Condition { name, held: None } => self.health.clear(name),
+            Input::Condition { name, held } => self.set(name, held, now),
             Input::EngineError(error) => self.trust.handle_engine_error(error, now),
             Input::Kissed(source, kiss) => self.trust.handle_kiss(source, kiss, now),
             Input::Pace(source, interval) => self.trust.handle_pace(source, interval),
@@ -160,6 +164,7 @@ impl Node {
     /// Does what is due. Too early a call does nothing.
     pub fn handle_timeout(&mut self, now: Now) {
         self.trust.handle_timeout(now);
+        self.pool.handle_timeout(now.mono);
         while let Some(endpoint) = self.pool.poll_probe(now.mono) {
             self.actions.push_back(Action::Probe(endpoint));
         }
@@ -207,7 +212,7 @@ impl Node {
                 clock::Event::Feed(source, reading) => Action::Feed(source, reading),
                 clock::Event::FloorLowered { from, to } => Action::TellFloorLowered { from, to },
                 clock::Event::Published(trust) => {
-                    self.pool.handle_trust_change();
+                    self.pool.handle_trust_change(now.mono);
                     Action::Publish(trust)
                 }
                 clock::Event::SaveFloor(floor) => Action::SaveFloor(floor),
@@ -225,21 +230,40 @@ impl Node {
     }
 
     fn report_upstreams(&mut self, now: Now) {
-        let plan = self.pool.plan();
-        if self.plan.as_ref() != Some(&plan) {
-            self.actions.push_back(Action::Plan(plan.clone()));
+        if let Some(plan) = self.pool.poll_plan() {
+            self.actions.push_back(Action::Plan(plan));
         }
-        if !plan.order.is_empty() && self.pool.all_down() {
-            let text = format!(
-                "none of {} upstream addresses answers; local names and stale answers are served, \
-                 each is tried again every second or two",
-                plan.order.len()
-            );
-            self.health.raise("upstreams-down", Severity::Error, text, now.mono);
-        } else {
-            self.health.clear("upstreams-down");
+        let outages: Vec<_> = self.pool.outages().collect();
+        let operators: Vec<_> = self.pool.operators().collect();
+        let up: Vec<_> = operators
+            .iter()
+            .filter(|name| !outages.iter().any(|outage| outage.operator == **name))
+            .copied()
+            .collect();
+        let (mut wan, mut operator) = (None, None);
+        if let Some(heard) = outages.iter().map(|outage| outage.heard).max() {
+            if up.is_empty() {
+                let addresses: usize = outages.iter().map(|outage| outage.addresses).sum();
+                wan = Some(wan_down(&operators, addresses, heard, now));
+            } else {
+                operator = Some(operators_down(&outages, &up, now));
+            }
         }
-        self.plan = Some(plan);
+        // With one left, nothing stands between the house and its failing too.
+        let severity = if up.len() == 1 { Severity::Warning } else { Severity::Notice };
+        // That links come and go while nobody answers changes nothing for people.
+        let known = wan.is_some() || self.pool.answers() || operators.is_empty();
+        self.set("operator-down", operator.map(|text| (severity, text)), now);
+        if known {
+            self.set("wan-down", wan.map(|text| (Severity::Error, text)), now);
+        }
+    }
+
+    fn set(&mut self, name: &'static str, held: Option<(Severity, String)>, now: Now) {
+        match held {
+            Some((severity, text)) => self.health.raise(name, severity, text, now.mono),
+            None => self.health.clear(name),
+        }
     }
 
     fn report_time(&mut self, now: Now) {
@@ -254,6 +278,52 @@ impl Node {
             }
         }
     }
+}
+
+/// That nobody answers, in words.
+fn wan_down(operators: &[&str], addresses: usize, heard: Option<Instant>, now: Now) -> String {
+    let likely = if operators.len() > 1 {
+        "most likely the uplink is down, not all of them: look at the modem and the router"
+    } else {
+        "it may be the uplink, which an [[upstream]] of another operator would tell: look at the \
+         modem and the router"
+    };
+    format!(
+        "no upstream answers: {} of {}, {}; {likely}; local names and outdated \
+         answers are served, each operator is asked again every second or two",
+        count(addresses),
+        operators.join(", "),
+        last_heard(heard, now)
+    )
+}
+
+fn count(addresses: usize) -> String {
+    if addresses == 1 { "1 address".to_owned() } else { format!("{addresses} addresses") }
+}
+
+/// That some do not answer and others do, in words.
+fn operators_down(outages: &[Outage<'_>], up: &[&str], now: Now) -> String {
+    let down = outages.iter().map(|outage| {
+        let Outage { operator, addresses, heard } = outage;
+        let addresses = count(*addresses);
+        format!("{operator} ({addresses}, {})", last_heard(*heard, now))
+    });
+    let down: Vec<_> = down.collect();
+    format!(
+        "an upstream operator does not answer: {}; questions go to {} meanwhile, and who is down is \
+         asked again at least every half minute; if that lasts, see `firstlight upstreams -v`, and \
+         whether the addresses in [[upstream]] are still right",
+        down.join(", "),
+        up.join(", ")
+    )
+}
+
+fn last_heard(heard: Option<Instant>, now: Now) -> String {
+    let ago = |at| describe(nanos(now.mono.saturating_duration_since(at)));
+    heard.map_or_else(
+        || "never heard".to_owned(),
+        |at| format!("last heard {} ago", ago(at).trim_start_matches('+')),
+    )
 }
 
 /// Every condition the clock can raise.

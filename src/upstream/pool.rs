@@ -1,93 +1,126 @@
-//! The health of every endpoint, and the order in which they are tried.
+//! The health of every endpoint and operator, and the order in which they are tried.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// One address of one upstream.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Endpoint {
-    /// The TLS name.
-    pub name: String,
-    /// Who runs it.
-    pub operator: String,
-    /// Where it is reached.
-    pub address: SocketAddr,
-}
-
-/// Which endpoint: its place in the list the pool was made from.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct EndpointId(pub usize);
-
-/// How exchanges with an endpoint ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// With answers, whatever their RCODEs: NXDOMAIN is as good as an address.
-    Answered {
-        /// From each question's sending to its answer, a handshake not counted; oldest first.
-        latencies: Vec<Duration>,
-    },
-    /// One, without: refused, reset, silent, or not verifiable.
-    Failed,
-}
-
-/// What an endpoint is believed to be.
-///
-/// ```text
-///          FAILURES in a row            probe is due
-///     Up ───────────────────▶ Down ───────────────────▶ Probing
-///     ▲                        ▲                          │  │
-///     │                        └────────── fails ─────────┘  │
-///     └──────── answers; or any answers while all are down ──┘
-/// ```
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    /// It failed too often; a probe is due later.
-    Down,
-    /// A probe was asked for and its outcome is awaited.
-    Probing,
-    /// It answers, or was never asked.
-    Up,
-}
+use super::entry::{Entry, PROBE, QUIET, jitter};
+use super::plan::{Plan, Standing};
+use super::{Endpoint, EndpointId, Outcome, State};
 
 /// Knows every endpoint's health and orders them.
 ///
 /// Feed it outcomes, in any order, `now` never going back; after each call read
-/// [`Self::plan`], and call [`Self::poll_probe`] until it gives `None` at
-/// latest when [`Self::poll_timeout`] says. Spurious calls do nothing.
+/// [`Self::poll_plan`], and at latest when [`Self::poll_timeout`] says, call
+/// [`Self::handle_timeout`] and then [`Self::poll_probe`] until it gives `None`.
+/// Spurious calls do nothing.
 #[derive(Debug)]
 pub struct Pool {
     entries: Vec<Entry>,
+    operators: Vec<Operator>,
+    spread: bool,
+    /// What the plan follows from.
+    standings: Vec<Standing>,
+    plan: Plan,
+    plan_changed: bool,
+    /// Since when no endpoint is up.
+    all_down: Option<Instant>,
+    /// When the path last changed: to another, or from a dead one.
+    path_since: Option<Instant>,
+    /// Whether IPv4, and whether IPv6, failed altogether while the other worked.
+    families_down: [bool; 2],
 }
 
 impl Pool {
-    /// All `endpoints` are up; their order decides between equals.
+    /// All `endpoints` are up; their order decides between equals. Nobody is asked before
+    /// [`Self::handle_path_change`] or the first outcome.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        Self { entries: endpoints.into_iter().map(Entry::new).collect() }
+        let mut operators = Vec::<Operator>::new();
+        let mut entries = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let known = operators.iter().position(|operator| operator.name == endpoint.operator);
+            let place = known.unwrap_or_else(|| {
+                operators.push(Operator::new(endpoint.operator.clone()));
+                operators.len() - 1
+            });
+            entries.push(Entry::new(endpoint, place));
+        }
+        let mut pool = Self {
+            entries,
+            operators,
+            spread: true,
+            standings: Vec::new(),
+            plan: Plan::default(),
+            plan_changed: true,
+            all_down: None,
+            path_since: None,
+            families_down: [false; 2],
+        };
+        pool.replan();
+        pool
+    }
+
+    /// Whether operators that are hardly slower than the best take a turn at being the first, so
+    /// that none gets every question. They do unless told otherwise.
+    pub fn set_spread(&mut self, spread: bool) {
+        self.spread = spread;
+        self.standings.clear();
+        self.replan();
     }
 
     /// Takes note of how exchanges with `endpoint` ended.
     pub fn handle_outcome(&mut self, endpoint: EndpointId, outcome: Outcome, now: Instant) {
-        let all_down = self.all_down();
-        let Some(entry) = self.entries.get_mut(endpoint.0) else { return };
         match outcome {
-            Outcome::Answered { latencies } => {
-                for latency in latencies {
-                    entry.sample(latency);
-                }
-                entry.pardon();
-                if all_down {
-                    // The path was dead, not the endpoints.
-                    self.entries.iter_mut().for_each(Entry::pardon);
+            Outcome::Answered { latencies } => self.handle_answers(endpoint, &latencies, now),
+            Outcome::Failed { began } => self.handle_failure(endpoint, began, now),
+            Outcome::Outdone => {
+                if let Some(operator) = self.operator_of(endpoint) {
+                    operator.handle_outdone(now);
                 }
             }
-            Outcome::Failed => {
-                entry.failures = entry.failures.saturating_add(1);
-                // Counted from its beginning, a silent probe delays the next one by nothing.
-                let probe = entry.probing_since.take();
-                entry.probes += u32::from(probe.is_some());
-                entry.failed_at = Some(probe.unwrap_or(now));
+        }
+        self.settle(now);
+    }
+
+    fn handle_answers(&mut self, id: EndpointId, latencies: &[Duration], now: Instant) {
+        let Some(entry) = self.entries.get(id.0) else { return };
+        let (operator, ipv6) = (entry.operator, entry.endpoint.address.is_ipv6());
+        let operator_was_down = self.members(operator).all(|member| !member.is_up());
+        let family_was_down = std::mem::take(&mut self.families_down[usize::from(ipv6)]);
+        let answers = u32::try_from(latencies.len()).unwrap_or(u32::MAX);
+        if let Some(operator) = self.operators.get_mut(operator) {
+            operator.outdone = operator.outdone.saturating_sub(answers);
+        }
+        let returned = self.all_down.is_some();
+        if returned {
+            self.path_since = Some(now);
+            // The path was dead, not the endpoints.
+            self.entries.iter_mut().for_each(|entry| entry.pardon(now));
+        }
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            let kin = (operator_was_down && entry.operator == operator)
+                || (family_was_down && entry.endpoint.address.is_ipv6() == ipv6);
+            if index == id.0 {
+                entry.handle_answers(latencies, now);
+            } else if returned || kin {
+                entry.doubt(now);
+            }
+        }
+    }
+
+    fn handle_failure(&mut self, id: EndpointId, began: Instant, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id.0) else { return };
+        if self.path_since.is_some_and(|since| began < since) {
+            return;
+        }
+        entry.handle_failure(salt(id.0), now);
+        if entry.failures == 1 {
+            // Either it fails or our path does: soon it is known which.
+            let unheard = |other: &&mut Entry| other.failures == 0 && other.is_quiet(now);
+            for other in self.entries.iter_mut().filter(unheard) {
+                let lately = |at| now.saturating_duration_since(at) < QUIET;
+                if !other.probed.is_some_and(lately) {
+                    other.doubt(now);
+                }
             }
         }
     }
@@ -99,408 +132,359 @@ impl Pool {
         if let Some(entry) = self.entries.get_mut(endpoint.0) {
             entry.relaxed_only = relaxed_only;
         }
+        self.replan();
     }
 
-    /// Forgets whose certificate passes rule R only: trust in the clock changed.
-    pub fn handle_trust_change(&mut self) {
-        self.entries.iter_mut().for_each(|entry| entry.relaxed_only = false);
-    }
-
-    /// Clears every penalty and latency: a link, address or route changed, and
-    /// nothing that was learnt need hold on the new path.
-    pub fn handle_path_change(&mut self, _now: Instant) {
+    /// Forgets whose certificate passes rule R only: trust in the clock changed. Whoever is down
+    /// may have been for its certificate's dates, and is asked again.
+    pub fn handle_trust_change(&mut self, now: Instant) {
         for entry in &mut self.entries {
-            entry.pardon();
-            entry.latency = None;
+            entry.relaxed_only = false;
+            if !entry.is_up() {
+                entry.doubt(now);
+            }
         }
+        self.replan();
     }
 
-    /// An endpoint that should be asked something now, to see whether it is
-    /// back; `None` if none is due.
+    /// Clears every penalty and latency, and has each endpoint asked: a link, address or route
+    /// changed, and nothing that was learnt need hold on the new path.
+    pub fn handle_path_change(&mut self, now: Instant) {
+        for entry in &mut self.entries {
+            entry.forget(now);
+            entry.doubt(now);
+        }
+        for operator in &mut self.operators {
+            operator.outdone = 0;
+            operator.weak_until = None;
+        }
+        self.families_down = [false; 2];
+        self.path_since = Some(now);
+        self.settle(now);
+    }
+
+    /// Ends what has lasted long enough.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for operator in &mut self.operators {
+            operator.weak_until = operator.weak_until.filter(|until| now < *until);
+        }
+        self.settle(now);
+    }
+
+    /// An endpoint that should be asked something now, to see whether it is there; `None` if none
+    /// is due.
     pub fn poll_probe(&mut self, now: Instant) -> Option<EndpointId> {
-        let all_down = self.all_down();
-        let (index, entry) =
-            self.entries.iter_mut().enumerate().find(|(index, entry)| {
-                entry.probe_due(*index, all_down).is_some_and(|at| at <= now)
-            })?;
-        entry.probing_since = Some(now);
+        let due = |entry: &Entry| entry.due.is_some_and(|at| at <= now);
+        let index = match self.all_down {
+            Some(since) => self.next_while_all_down(since, now)?,
+            None => self.entries.iter().position(due)?,
+        };
+        self.entries.get_mut(index)?.handle_probe(salt(index), now);
         Some(EndpointId(index))
     }
 
-    /// When [`Self::poll_probe`] must be called next, and why.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let all_down = self.all_down();
-        let due = |(index, entry): (usize, &Entry)| entry.probe_due(index, all_down);
-        self.entries.iter().enumerate().filter_map(due).min().map(|at| (at, "upstream probe"))
+    /// One address of an operator whose turn it is, each time the next.
+    fn next_while_all_down(&mut self, since: Instant, now: Instant) -> Option<usize> {
+        let due = |(place, operator): (usize, &Operator)| operator.probe_due(place, since) <= now;
+        let place = self.operators.iter().enumerate().position(due)?;
+        let operator = self.operators.get_mut(place)?;
+        operator.probed = Some(now);
+        operator.probes += 1;
+        let members = self.entries.iter().enumerate().filter(|(_, it)| it.operator == place);
+        members.min_by_key(|(_, member)| member.probed).map(|(index, _)| index)
     }
 
-    /// The order in which to try the endpoints, neighbours being of different
-    /// operators as far as there are any.
-    ///
-    /// Those that are down stand last, yet in it: when nothing else is left
-    /// they are tried all the same.
+    /// When to come back, and why.
     #[must_use]
-    pub fn plan(&self) -> Plan {
-        let mut ranked: Vec<(usize, &Entry)> = self.entries.iter().enumerate().collect();
-        ranked.sort_by_key(|(index, entry)| (entry.rank(), entry.expected(), *index));
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let probe = match self.all_down {
+            Some(since) => {
+                let operators = self.operators.iter().enumerate();
+                operators.map(|(place, operator)| operator.probe_due(place, since)).min()
+            }
+            None => self.entries.iter().filter_map(|entry| entry.due).min(),
+        };
+        let pardon = self.operators.iter().filter_map(|operator| operator.weak_until).min();
+        let timeouts = [(probe, "upstream probe"), (pardon, "operator's demotion ends")];
+        timeouts.into_iter().filter_map(|(at, why)| Some((at?, why))).min_by_key(|(at, _)| *at)
+    }
 
-        let mut order = Vec::with_capacity(ranked.len());
-        for group in ranked.chunk_by(|(_, a), (_, b)| a.rank() == b.rank()) {
-            // The nth endpoint of an operator comes in the nth round.
-            let mut rounds = BTreeMap::<&str, usize>::new();
-            let mut dealt: Vec<_> = group
-                .iter()
-                .map(|(index, entry)| {
-                    let round = rounds.entry(&entry.endpoint.operator).or_default();
-                    *round += 1;
-                    (*round, EndpointId(*index), *entry)
-                })
-                .collect();
-            dealt.sort_by_key(|(round, ..)| *round);
-            order.extend(dealt.into_iter().map(|(_, id, entry)| Candidate {
-                id,
-                operator: entry.endpoint.operator.clone(),
-                relaxed_only: entry.relaxed_only,
-                hedge_after: entry.hedge_after(),
-            }));
-        }
-        Plan { order }
+    /// The order in which to try the endpoints, if it is another than when this was last called.
+    ///
+    /// Those that are down stand last, yet in it: when nothing else is left they are tried all
+    /// the same.
+    pub fn poll_plan(&mut self) -> Option<Plan> {
+        std::mem::take(&mut self.plan_changed).then(|| self.plan.clone())
+    }
+
+    /// The order in which to try the endpoints.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Every endpoint and what is known of it, in the order given to [`Self::new`].
     pub fn health(&self) -> impl Iterator<Item = Health<'_>> {
-        self.entries.iter().map(|entry| Health {
-            endpoint: &entry.endpoint,
-            state: entry.state(),
-            latency: entry.latency.map(|latency| latency.mean),
-            failures: entry.failures,
-            relaxed_only: entry.relaxed_only,
+        self.entries.iter().enumerate().map(|(index, entry)| {
+            let id = EndpointId(index);
+            let place = self.plan.order.iter().position(|it| it.id == id).unwrap_or(index);
+            Health {
+                endpoint: &entry.endpoint,
+                state: entry.state(),
+                place,
+                share: self.plan.share(place),
+                reason: self.reason(entry, place),
+                latency: entry.latency.mean(),
+                p95: entry.latency.p95(),
+                hedge_after: entry.hedge_after(),
+                loss: entry.loss,
+                failures: entry.failures,
+                relaxed_only: entry.relaxed_only,
+            }
         })
+    }
+
+    /// Every operator of whom no address answers, though others' may.
+    pub fn outages(&self) -> impl Iterator<Item = Outage<'_>> {
+        let operators = self.operators.iter().enumerate();
+        let down = operators.filter(|(place, _)| self.members(*place).all(|it| !it.is_up()));
+        down.map(|(place, operator)| Outage {
+            operator: &operator.name,
+            addresses: self.members(place).count(),
+            heard: self.members(place).filter_map(|member| member.heard).max(),
+        })
+    }
+
+    /// Every operator there is.
+    pub fn operators(&self) -> impl Iterator<Item = &str> {
+        self.operators.iter().map(|operator| &*operator.name)
     }
 
     /// Whether no endpoint is up: it is more likely our path than all of them.
     #[must_use]
     pub fn all_down(&self) -> bool {
-        self.entries.iter().all(|entry| entry.state() != State::Up)
+        self.entries.iter().all(|entry| !entry.is_up())
+    }
+
+    /// Whether some endpoint is known to answer on this path.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.entries.iter().any(Entry::is_proven)
+    }
+
+    fn members(&self, operator: usize) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.operator == operator)
+    }
+
+    fn operator_of(&mut self, endpoint: EndpointId) -> Option<&mut Operator> {
+        let place = self.entries.get(endpoint.0)?.operator;
+        self.operators.get_mut(place)
+    }
+
+    /// Whether IPv6 (or IPv4) fails altogether while the other works.
+    fn family_fails(&self, ipv6: bool) -> bool {
+        let family = |ipv6| {
+            self.entries.iter().filter(move |entry| entry.endpoint.address.is_ipv6() == ipv6)
+        };
+        family(ipv6).any(|entry| !entry.is_up())
+            && family(ipv6).all(|entry| !entry.is_proven())
+            && family(!ipv6).any(Entry::is_proven)
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let since = self.all_down.unwrap_or(now);
+        self.all_down = (self.all_down() && !self.entries.is_empty()).then_some(since);
+        // Remembered until it answers, so that an outage of all does not send clients there.
+        for ipv6 in [false, true] {
+            let fails = self.family_fails(ipv6);
+            self.families_down[usize::from(ipv6)] |= fails;
+        }
+        self.replan();
+    }
+
+    fn replan(&mut self) {
+        let (standings, all_down) = (self.standings(), self.all_down());
+        if standings == self.standings && all_down == self.plan.all_down {
+            return;
+        }
+        let name = |operator| {
+            self.operators.get(operator).map_or_else(String::new, |it: &Operator| it.name.clone())
+        };
+        let plan = Plan::new(&standings, name, self.spread, all_down);
+        self.plan_changed |= plan != self.plan;
+        (self.plan, self.standings) = (plan, standings);
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let all_down = self.all_down();
+        let standing = |entry: &Entry| {
+            let down = !entry.is_up() || self.is_of_lost_family(entry);
+            Standing {
+                operator: entry.operator,
+                rank: u8::from(down) * 4
+                    + u8::from(entry.relaxed_only) * 2
+                    + u8::from(self.is_weak(entry)),
+                expected: entry.expected(),
+                proven: entry.is_proven(),
+                hedges: !entry.relaxed_only && (all_down || !down),
+                hedge_after: entry.hedge_after(),
+            }
+        };
+        self.entries.iter().map(standing).collect()
+    }
+
+    fn is_of_lost_family(&self, entry: &Entry) -> bool {
+        self.families_down[usize::from(entry.endpoint.address.is_ipv6())]
+    }
+
+    fn is_weak(&self, entry: &Entry) -> bool {
+        self.operators.get(entry.operator).is_some_and(|operator| operator.weak_until.is_some())
+    }
+
+    fn reason(&self, entry: &Entry, place: usize) -> Reason {
+        if !entry.is_up() {
+            Reason::Down
+        } else if self.is_of_lost_family(entry) {
+            Reason::FamilyDown
+        } else if entry.relaxed_only {
+            Reason::Relaxed
+        } else if self.is_weak(entry) {
+            Reason::Outdone
+        } else if entry.failures > 0 || entry.loss > 20 {
+            Reason::Lossy
+        } else if entry.latency.mean().is_none() {
+            Reason::Unknown
+        } else if place == 0 {
+            Reason::Best
+        } else if self.plan.turns.contains(&place) {
+            Reason::Turn
+        } else {
+            Reason::Next
+        }
     }
 }
 
-/// The order in which to try endpoints.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Plan {
-    /// Best first.
-    pub order: Vec<Candidate>,
-}
-
-/// An endpoint in a [`Plan`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Candidate {
-    /// Which.
-    pub id: EndpointId,
-    /// Who runs it.
-    pub operator: String,
-    /// Its certificate passes rule R only, though the clock is set: never hedge to it.
-    pub relaxed_only: bool,
-    /// Silent for this long, it is slower than about 19 of 20 of its answers:
-    /// ask another operator too.
-    pub hedge_after: Duration,
-}
-
-/// What is known of an endpoint.
+/// What is known of an endpoint, and what follows from it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Health<'a> {
     /// Which.
     pub endpoint: &'a Endpoint,
     /// What it is believed to be.
     pub state: State,
+    /// Its place in the order, from 0.
+    pub place: usize,
+    /// Questions of a thousand that go to it first.
+    pub share: u32,
+    /// Why it has that place.
+    pub reason: Reason,
     /// Its smoothed latency; `None` if it never answered on this path.
     pub latency: Option<Duration>,
+    /// What 19 of 20 answers stay within; `None` until there were enough on this path.
+    pub p95: Option<Duration>,
+    /// Silent for so long, another is asked too.
+    pub hedge_after: Duration,
+    /// Questions of a thousand that were lost, smoothed.
+    pub loss: u32,
     /// Failures since its last answer.
     pub failures: u32,
     /// Its certificate passes rule R only, though the clock is set.
     pub relaxed_only: bool,
 }
 
-/// So many failures in a row make an endpoint down.
-const FAILURES: u32 = 3;
-/// Between probes while every endpoint is down, plus up to as much again by place in the list.
-const PROBE: Duration = Duration::from_secs(1);
-/// While others answer, that time doubles this often: to 32 s.
-const PROBE_DOUBLINGS: u32 = 5;
-/// A probe without outcome after this long is given up; exchanges end sooner.
-const PROBE_LOST: Duration = Duration::from_secs(3);
-/// No hedge is sent sooner.
-const HEDGE_MIN: Duration = Duration::from_millis(200);
-/// No hedge waits longer.
-const HEDGE_MAX: Duration = Duration::from_secs(1);
+/// Why an endpoint has its place in the order: the worst that is the case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// The fastest.
+    Best,
+    /// It does not answer.
+    Down,
+    /// Nothing of its address family answers, and the other family does.
+    FamilyDown,
+    /// It answers, but not always.
+    Lossy,
+    /// Slower, or of an operator that had its place before.
+    Next,
+    /// It answers with SERVFAIL or REFUSED what others know.
+    Outdone,
+    /// Its certificate passes rule R only.
+    Relaxed,
+    /// Hardly slower than the best: it takes turns at being the first.
+    Turn,
+    /// It was never heard on this path.
+    Unknown,
+}
+
+impl Reason {
+    /// The reason in a word, for people and scripts.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Down => "down",
+            Self::FamilyDown => "family-down",
+            Self::Lossy => "lossy",
+            Self::Next => "next",
+            Self::Outdone => "outdone",
+            Self::Relaxed => "relaxed",
+            Self::Turn => "turn",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// An operator that does not answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Outage<'a> {
+    /// Who.
+    pub operator: &'a str,
+    /// How many addresses it has.
+    pub addresses: usize,
+    /// When the last answer came from one; `None` if none ever did.
+    pub heard: Option<Instant>,
+}
+
+/// Being outdone counts so many times as much as an answer: beyond a quarter it tells.
+const OUTDONE: u32 = 4;
+/// From here on an operator is demoted.
+const OUTDONE_MAX: u32 = 12;
+/// For so long.
+const DEMOTION: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct Entry {
-    endpoint: Endpoint,
-    latency: Option<Latency>,
-    failures: u32,
-    /// Failed probes since its last answer.
-    probes: u32,
-    failed_at: Option<Instant>,
-    probing_since: Option<Instant>,
-    relaxed_only: bool,
+struct Operator {
+    name: String,
+    /// Rises by [`OUTDONE`] with each question that others answered, falls by one with each answer.
+    outdone: u32,
+    weak_until: Option<Instant>,
+    /// When it was last probed while all were down, and how often.
+    probed: Option<Instant>,
+    probes: u64,
 }
 
-/// Smoothed mean and mean deviation, as TCP estimates round trips (RFC 6298 section 2).
-#[derive(Clone, Copy, Debug)]
-struct Latency {
-    mean: Duration,
-    deviation: Duration,
-}
+impl Operator {
+    fn new(name: String) -> Self {
+        Self { name, outdone: 0, weak_until: None, probed: None, probes: 0 }
+    }
 
-impl Entry {
-    fn new(endpoint: Endpoint) -> Self {
-        Self {
-            endpoint,
-            latency: None,
-            failures: 0,
-            probes: 0,
-            failed_at: None,
-            probing_since: None,
-            relaxed_only: false,
+    fn handle_outdone(&mut self, now: Instant) {
+        if self.weak_until.is_some() {
+            return;
+        }
+        self.outdone += OUTDONE;
+        if self.outdone >= OUTDONE_MAX {
+            self.outdone = 0;
+            self.weak_until = Some(now + DEMOTION);
         }
     }
 
-    fn sample(&mut self, sample: Duration) {
-        let sample = sample.min(Duration::from_secs(10));
-        self.latency = Some(match self.latency {
-            None => Latency { mean: sample, deviation: sample / 2 },
-            Some(Latency { mean, deviation }) => Latency {
-                mean: (mean * 7 + sample) / 8,
-                deviation: (deviation * 3 + mean.abs_diff(sample)) / 4,
-            },
-        });
-    }
-
-    fn pardon(&mut self) {
-        self.failures = 0;
-        self.probes = 0;
-        self.failed_at = None;
-        self.probing_since = None;
-    }
-
-    fn state(&self) -> State {
-        match self.probing_since {
-            Some(_) => State::Probing,
-            None if self.failures >= FAILURES => State::Down,
-            None => State::Up,
-        }
-    }
-
-    /// When this endpoint is to be probed; `None` while it is up.
-    fn probe_due(&self, index: usize, all_down: bool) -> Option<Instant> {
-        match self.state() {
-            State::Up => None,
-            State::Probing => self.probing_since.map(|since| since + PROBE_LOST),
-            State::Down => {
-                let wait = if all_down {
-                    // Spread out: 13 shares no factor with 16.
-                    PROBE + PROBE * u32::try_from(index * 13 % 16).unwrap_or(0) / 16
-                } else {
-                    PROBE * (1 << self.probes.min(PROBE_DOUBLINGS))
-                };
-                self.failed_at.map(|at| at + wait)
-            }
-        }
-    }
-
-    /// 0 is tried first.
-    fn rank(&self) -> u8 {
-        let down = self.state() != State::Up;
-        u8::from(down) * 2 + u8::from(self.relaxed_only)
-    }
-
-    /// For ordering. One never asked stands in the middle of what is usual, so
-    /// that the fast stay first and the slow are overtaken by it. A failure
-    /// that did not suffice to be down still costs.
-    fn expected(&self) -> Duration {
-        let latency = self.latency.map_or(Duration::from_millis(30), |latency| latency.mean);
-        latency + Duration::from_millis(200) * self.failures.min(FAILURES)
-    }
-
-    fn hedge_after(&self) -> Duration {
-        self.latency.map_or(HEDGE_MIN, |Latency { mean, deviation }| {
-            // Two deviations above the mean: about the 95th percentile.
-            (mean + deviation * 2).clamp(HEDGE_MIN, HEDGE_MAX)
-        })
+    /// When the operator at `place` is to be probed next, all being down since `since`.
+    fn probe_due(&self, place: usize, since: Instant) -> Instant {
+        let last = self.probed.map_or(since, |at| at.max(since));
+        last + PROBE + jitter(PROBE, salt(place).wrapping_add(self.probes))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn neighbours_are_of_different_operators() {
-        let pool = pool(&["quad9", "quad9", "quad9", "dns0", "google"]);
-
-        assert_eq!(order(&pool), [0, 3, 4, 1, 2]);
-    }
-
-    #[test]
-    fn the_faster_goes_first_and_negative_answers_count_as_answers() {
-        let (mut pool, now) = (pool(&["a", "b"]), now());
-        pool.handle_outcome(EndpointId(0), answered(15), now);
-        pool.handle_outcome(EndpointId(1), answered(1), now);
-
-        assert_eq!(order(&pool), [1, 0]);
-    }
-
-    #[test]
-    fn an_endpoint_is_down_after_three_failures_in_a_row() {
-        let (mut pool, now) = (pool(&["a", "b"]), now());
-        fail(&mut pool, 0, FAILURES - 1, now);
-        assert_eq!(states(&pool)[0], State::Up);
-        assert_eq!(order(&pool), [1, 0]);
-
-        fail(&mut pool, 0, 1, now);
-
-        assert_eq!(states(&pool)[0], State::Down);
-        assert_eq!(pool.poll_probe(now), None);
-        assert_eq!(pool.poll_timeout().unwrap().0, now + PROBE);
-        assert_eq!(pool.poll_probe(now + PROBE), Some(EndpointId(0)));
-        assert_eq!(states(&pool)[0], State::Probing);
-        pool.handle_outcome(EndpointId(0), answered(5), now + PROBE);
-        assert_eq!(states(&pool)[0], State::Up);
-        assert_eq!(pool.poll_timeout(), None);
-    }
-
-    #[test]
-    fn after_any_outage_each_is_probed_within_two_seconds() {
-        let (mut pool, mut now) = (pool(&["a", "b", "c"]), now());
-        let end = now + Duration::from_secs(72 * 3600);
-        for index in 0..3 {
-            fail(&mut pool, index, 40, now);
-        }
-        let mut last = [now; 3];
-        while now < end {
-            let (due, _) = pool.poll_timeout().unwrap();
-            now = now.max(due);
-            while let Some(EndpointId(index)) = pool.poll_probe(now) {
-                assert!(now - last[index] <= Duration::from_secs(2));
-                last[index] = now;
-                fail(&mut pool, index, 1, now);
-            }
-        }
-
-        pool.handle_outcome(EndpointId(2), answered(20), now);
-
-        assert_eq!(states(&pool), [State::Up; 3]);
-    }
-
-    #[test]
-    fn an_answer_elsewhere_does_not_excuse_a_dead_endpoint() {
-        let (mut pool, now) = (pool(&["a", "b"]), now());
-        fail(&mut pool, 0, FAILURES, now);
-
-        pool.handle_outcome(EndpointId(1), answered(9), now);
-
-        assert_eq!(states(&pool), [State::Down, State::Up]);
-    }
-
-    #[test]
-    fn a_route_change_clears_every_penalty() {
-        let (mut pool, now) = (pool(&["a", "b"]), now());
-        fail(&mut pool, 0, 100, now);
-
-        pool.handle_path_change(now);
-
-        assert_eq!(states(&pool), [State::Up; 2]);
-        assert_eq!(order(&pool), [0, 1]);
-    }
-
-    #[test]
-    fn relaxed_only_goes_after_strict_but_before_dead() {
-        let (mut pool, now) = (pool(&["a", "b", "c"]), now());
-        pool.handle_verdict(EndpointId(0), true);
-        pool.handle_outcome(EndpointId(2), answered(900), now);
-        assert_eq!(order(&pool), [1, 2, 0]);
-
-        fail(&mut pool, 1, FAILURES, now);
-        assert_eq!(order(&pool), [2, 0, 1]);
-        pool.handle_trust_change();
-        assert_eq!(order(&pool), [0, 2, 1]);
-    }
-
-    #[test]
-    fn a_probe_that_never_reports_is_repeated() {
-        let (mut pool, now) = (pool(&["a"]), now());
-        fail(&mut pool, 0, FAILURES, now);
-        let probed = now + PROBE * 2;
-        assert_eq!(pool.poll_probe(probed), Some(EndpointId(0)));
-
-        assert_eq!(pool.poll_probe(probed + PROBE_LOST), Some(EndpointId(0)));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_happens_all_are_in_the_plan_and_timeouts_lead_to_probes(
-            steps in prop::collection::vec((0_u8..6, 0_usize..6, 0_u64..5_000), 0..200),
-        ) {
-            let (mut pool, mut now) = (pool(&["a", "a", "b", "c", "c"]), now());
-            for (what, index, millis) in steps {
-                let id = EndpointId(index);
-                match what {
-                    0 => pool.handle_outcome(id, answered(millis), now),
-                    1 | 2 => pool.handle_outcome(id, Outcome::Failed, now),
-                    3 => pool.handle_path_change(now),
-                    4 => pool.handle_verdict(id, millis % 2 == 0),
-                    _ => now += Duration::from_millis(millis),
-                }
-                let mut seen = order(&pool);
-                seen.sort_unstable();
-                prop_assert_eq!(seen, [0, 1, 2, 3, 4]);
-                let plan = pool.plan();
-                let up = |candidate: &Candidate| states(&pool)[candidate.id.0] == State::Up;
-                prop_assert!(plan.order.is_sorted_by_key(|candidate| !up(candidate)));
-                if pool.all_down() {
-                    let (due, _) = pool.poll_timeout().unwrap();
-                    prop_assert!(due <= now + PROBE_LOST);
-                }
-                if let Some((due, _)) = pool.poll_timeout() {
-                    prop_assert!(pool.poll_probe(due.max(now)).is_some());
-                }
-            }
-        }
-    }
-
-    fn pool(operators: &[&str]) -> Pool {
-        let endpoint = |(index, operator): (usize, &&str)| Endpoint {
-            name: format!("dns.{operator}.test"),
-            operator: (*operator).to_owned(),
-            address: ([192, 0, 2, u8::try_from(index).unwrap()], 853).into(),
-        };
-        Pool::new(operators.iter().enumerate().map(endpoint).collect())
-    }
-
-    fn order(pool: &Pool) -> Vec<usize> {
-        pool.plan().order.iter().map(|candidate| candidate.id.0).collect()
-    }
-
-    fn states(pool: &Pool) -> Vec<State> {
-        pool.health().map(|health| health.state).collect()
-    }
-
-    fn answered(millis: u64) -> Outcome {
-        Outcome::Answered { latencies: vec![Duration::from_millis(millis)] }
-    }
-
-    fn fail(pool: &mut Pool, index: usize, times: u32, now: Instant) {
-        for _ in 0..times {
-            pool.handle_outcome(EndpointId(index), Outcome::Failed, now);
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "test code")]
-    fn now() -> Instant {
-        Instant::now()
-    }
+/// Tells the jitter of one from another's.
+const fn salt(index: usize) -> u64 {
+    index as u64 * 7
 }

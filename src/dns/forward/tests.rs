@@ -213,7 +213,8 @@ async fn a_silent_operator_is_raced_by_another_and_found_out() {
         panic!("no outcome");
     };
     // It is given its two seconds, though the race is over.
-    assert_eq!(timeout(Duration::from_secs(3), failed).await, Ok(Outcome::Failed));
+    let failed = timeout(Duration::from_secs(3), failed).await;
+    assert!(matches!(failed, Ok(Outcome::Failed { .. })), "{failed:?}");
 }
 
 #[tokio::test]
@@ -251,6 +252,81 @@ async fn servfail_of_one_operator_is_not_the_last_word_unless_all_say_so() {
 }
 
 #[tokio::test]
+async fn an_operator_is_outdone_when_another_answers_what_it_does_not() {
+    let lab = Lab::new("outdone");
+    let servfail = |query: &[u8]| {
+        let mut wire = answer(query);
+        wire[3] |= 2;
+        vec![(Duration::ZERO, wire)]
+    };
+    let (weak, good) = (lab.dot(&lab.valid(), servfail).await, lab.dot(&lab.valid(), echo).await);
+    let (forwarder, mut events) =
+        lab.forwarder(&[&weak, &good], CertDates::RuleR { floor: FLOOR_4H });
+    let outdone = ForwardEvent::Outcome { endpoint: EndpointId(0), outcome: Outcome::Outdone };
+    let mut told = || std::iter::from_fn(|| events.try_recv().ok()).collect::<Vec<_>>();
+
+    ask_only(&forwarder, 0).await.unwrap();
+    assert!(!told().contains(&outdone));
+    forwarder.forward(query(7, "www.example.org")).await.unwrap();
+
+    assert_eq!(told().last(), Some(&outdone));
+}
+
+#[tokio::test]
+async fn whoever_takes_turns_is_asked_first_one_time_in_eight() {
+    let lab = Lab::new("turns");
+    let (best, other) = (lab.dot(&lab.valid(), echo).await, lab.dot(&lab.valid(), echo).await);
+    let (forwarder, _) = lab.forwarder(&[&best, &other], CertDates::RuleR { floor: FLOOR_4H });
+    let mut plan = (*forwarder.shared.plan.load_full()).clone();
+    plan.turns = vec![1];
+    plan.order.iter_mut().for_each(|candidate| candidate.hedge_after = DEADLINE);
+    forwarder.set_plan(plan);
+
+    for id in 0..7 {
+        forwarder.forward(query(id, "www.example.org")).await.unwrap();
+    }
+    assert_eq!((best.connections(), other.connections()), (1, 0));
+    forwarder.forward(query(7, "www.example.org")).await.unwrap();
+
+    assert_eq!(other.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_silent_operator_delays_nobody_by_more_than_the_hedge_however_many_ask() {
+    let lab = Lab::new("many");
+    let (silent, quad9) =
+        (lab.dot(&lab.valid(), |_| vec![]).await, lab.dot(&lab.valid(), echo).await);
+    let (forwarder, _) = lab.forwarder(&[&silent, &quad9], CertDates::RuleR { floor: FLOOR_4H });
+    ask_only(&forwarder, 1).await.unwrap();
+    let begun = lab.clock_mono();
+
+    // Ten times as many as a healthy operator's budget allows to be asked twice.
+    let mut questions = tokio::task::JoinSet::new();
+    for id in 0..100 {
+        let forwarder = forwarder.clone();
+        questions.spawn(async move { forwarder.forward(query(id, "www.example.org")).await });
+    }
+    assert!(questions.join_all().await.iter().all(Result::is_ok));
+
+    assert!(lab.clock_mono() - begun < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn while_none_answers_a_question_fails_before_its_client_loses_patience() {
+    let lab = Lab::new("dead");
+    let silent = lab.dot(&lab.valid(), |_| vec![]).await;
+    let (forwarder, _) = lab.forwarder(&[&silent; 4], CertDates::RuleR { floor: FLOOR_4H });
+    let mut plan = (*forwarder.shared.plan.load_full()).clone();
+    plan.all_down = true;
+    forwarder.set_plan(plan);
+    let begun = lab.clock_mono();
+
+    forwarder.forward(query(7, "www.example.org")).await.unwrap_err();
+
+    assert!(lab.clock_mono() - begun <= Duration::from_millis(2500));
+}
+
+#[tokio::test]
 async fn a_connection_closed_while_idle_costs_no_answer() {
     let lab = Lab::new("reuse");
     // An empty list of answers would be silence; one marked so closes.
@@ -264,7 +340,7 @@ async fn a_connection_closed_while_idle_costs_no_answer() {
 
     while let Ok(event) = events.try_recv() {
         assert!(
-            !matches!(event, ForwardEvent::Outcome { outcome: Outcome::Failed, .. }),
+            !matches!(event, ForwardEvent::Outcome { outcome: Outcome::Failed { .. }, .. }),
             "{event:?}"
         );
     }
@@ -431,7 +507,7 @@ async fn ask_only(forwarder: &Forwarder, endpoint: usize) -> Result<Forwarded, F
     let all = forwarder.shared.plan.load_full();
     let only = |candidate: &&Candidate| candidate.id == EndpointId(endpoint);
     let order = all.order.iter().filter(only).cloned().collect();
-    forwarder.set_plan(Plan { order });
+    forwarder.set_plan(Plan { order, ..Plan::default() });
     let answer = forwarder.forward(query(1, "only.test")).await;
     forwarder.set_plan((*all).clone());
     answer
@@ -460,7 +536,7 @@ impl Lab {
         self.pki.leaf(NAME, TODAY - DAY, TODAY + DAY * 90)
     }
 
-    fn clock_mono(&self) -> std::time::Instant {
+    fn clock_mono(&self) -> Instant {
         crate::node::ports::Clock::mono(&*self.clock)
     }
 
@@ -497,7 +573,7 @@ impl Lab {
         let clock = Arc::<FakeClock>::clone(&self.clock);
         let (forwarder, events) =
             Forwarder::new(&upstreams, Client::new(clock).unwrap(), trust(dates));
-        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan());
+        forwarder.set_plan(Pool::new(forwarder.endpoints()).plan().clone());
         (forwarder, events)
     }
 
