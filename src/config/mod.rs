@@ -89,8 +89,21 @@ pub struct Dns {
     pub snapshot: bool,
     /// Upstream operators hardly slower than the best take turns at being asked first.
     pub spread: bool,
+    /// Whether and from where on answers are validated.
+    pub validation: Validation,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
+}
+
+/// DNSSEC validation (RFC 4035).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Validation {
+    /// Whether answers are validated here.
+    pub validate: bool,
+    /// A file of DS or DNSKEY records in place of the built-in ones of the root.
+    pub anchors: Option<PathBuf>,
+    /// Names at and below which nothing is validated (RFC 7646).
+    pub negative: Vec<Name>,
 }
 
 /// Clients that are answered.

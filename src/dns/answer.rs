@@ -377,11 +377,11 @@ impl Answerer {
                 count(&counters.forwarded);
                 Found::fresh(answer)
             }
-            Some(stale) => {
+            Some(stale) if !answer.is_bogus() => {
                 count(&counters.stale);
                 Found::stale(stale)
             }
-            None => {
+            Some(_) | None => {
                 count(&counters.failed);
                 Found::fresh(answer)
             }

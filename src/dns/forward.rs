@@ -394,7 +394,7 @@ impl Shared {
         let evasive = message::is_evasive(&answer);
         let better_elsewhere = evasive || (coarse && relaxed.is_some());
         let message = outgoing.answered(answer);
-        Found { forwarded: Forwarded { message, relaxed }, better_elsewhere, evasive }
+        Found { forwarded: Forwarded::unchecked(message, relaxed), better_elsewhere, evasive }
     }
 
     fn tls(&self, endpoint: EndpointId) -> Option<SlotTls> {

@@ -9,6 +9,7 @@ mod daemon;
 mod pki;
 pub(crate) mod relay;
 mod resolver;
+pub(crate) mod signed;
 mod source;
 mod witness;
 

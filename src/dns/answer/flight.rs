@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::counters::{Counters, count};
-use crate::cache::{Answer, Bounds, Cache, Key, Provenance, View};
+use crate::cache::{Answer, Bounds, Cache, ChainId, Key, Provenance, Standing, Validation, View};
 use crate::dns::task::Task;
 use crate::dns::{Forward, ForwardError, Forwarded};
 use crate::node::ports::Clock;
@@ -29,6 +29,10 @@ const FLIGHT_MAX: Duration = Duration::from_secs(8);
 /// How long it is remembered that no upstream could be asked, in seconds: the least that
 /// RFC 9520 section 3.2 asks for, since the uplink may be back at any moment.
 const FAILURE_TTL: u32 = 1;
+
+/// How long it is remembered that data does not validate, in seconds: asking again is likely to
+/// give the same, until its owner mends it.
+const BOGUS_TTL: u32 = 5;
 
 /// Where a question's answer arrives.
 pub(super) type Arrival = watch::Receiver<Option<Answer>>;
@@ -169,10 +173,22 @@ pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Answer {
 /// A failure to ask, as an answer that says why.
 pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
     let code = match error {
+        ForwardError::Bogus { code, .. } => *code,
         ForwardError::Busy(_) => Ede::Other,
         ForwardError::NoUpstream | ForwardError::Unreachable(_) => Ede::NoReachableAuthority,
     };
-    Answer::failure(question, code, &error.to_string(), FAILURE_TTL)
+    let lifetime =
+        if matches!(error, ForwardError::Bogus { .. }) { BOGUS_TTL } else { FAILURE_TTL };
+    Answer::failure(question, code, &error.to_string(), lifetime)
+}
+
+/// What a failure is to the cache.
+fn standing(error: &ForwardError) -> Standing {
+    let mut standing = Standing::from(Provenance::Strict);
+    if matches!(error, ForwardError::Bogus { .. }) {
+        standing.validation = Validation::Bogus;
+    }
+    standing
 }
 
 /// What tells questions apart: [`Key`], with a place of its own.
@@ -231,25 +247,27 @@ impl Landing {
         let key = self.question.key();
         let era = flights.cache.era();
         let asked = flights.forward.forward(self.question.to_message());
-        let (answer, provenance) = match tokio::time::timeout(FLIGHT_MAX, asked).await {
+        let (answer, standing) = match tokio::time::timeout(FLIGHT_MAX, asked).await {
             Ok(Ok(forwarded)) => self.take(&forwarded, ttls),
-            Ok(Err(error)) => (failure(key.question, &error), Provenance::Strict),
+            Ok(Err(error)) => (failure(key.question, &error), standing(&error)),
             Err(_) => {
                 let text = format!("no upstream answered within {} s", FLIGHT_MAX.as_secs());
                 let answer =
                     Answer::failure(key.question, Ede::NoReachableAuthority, &text, FAILURE_TTL);
-                (answer, Provenance::Strict)
+                (answer, Provenance::Strict.into())
             }
         };
         let now = flights.clock.mono();
-        flights.cache.insert(&key, &answer, provenance.into(), era, now);
+        flights.cache.insert(&key, &answer, standing, era, now);
         self.sender.send_replace(Some(answer));
     }
 
-    fn take(&self, forwarded: &Forwarded, ttls: Bounds) -> (Answer, Provenance) {
+    fn take(&self, forwarded: &Forwarded, ttls: Bounds) -> (Answer, Standing) {
         let question = self.question.key().question;
-        let provenance = forwarded.relaxed.map_or(Provenance::Strict, Provenance::Relaxed);
-        let relaxed = forwarded.relaxed.is_some();
+        // What has no dates has to be fetched anew, whatever becomes of the chain.
+        let chain = if forwarded.undated { Some(ChainId::UNDATED) } else { forwarded.relaxed };
+        let provenance = chain.map_or(Provenance::Strict, Provenance::Relaxed);
+        let relaxed = chain.is_some();
         let answer = Answer::new(&forwarded.message, question, ttls, relaxed);
         let answer = answer.unwrap_or_else(|error| {
             count(&self.flights.counters.unfit);
@@ -257,7 +275,8 @@ impl Landing {
             let text = format!("an upstream's answer cannot be used: {error}");
             Answer::failure(question, Ede::NetworkError, &text, FAILURE_TTL)
         });
-        (answer, provenance)
+        let validation = forwarded.validation;
+        (answer, Standing { validation, ..provenance.into() })
     }
 }
 

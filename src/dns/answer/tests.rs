@@ -684,7 +684,7 @@ impl Asked {
     }
 
     fn answer_through(self, message: &[u8], relaxed: Option<ChainId>) {
-        self.reply.send(Ok(Forwarded { message: message.to_vec(), relaxed })).unwrap();
+        self.reply.send(Ok(Forwarded::unchecked(message.to_vec(), relaxed))).unwrap();
     }
 
     fn fail(self, error: ForwardError) {
