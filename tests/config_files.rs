@@ -303,6 +303,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "max_ttl",
         "stale",
         "cache_bytes",
+        "pace",
         "snapshot",
         "spread",
         "validate",

@@ -85,6 +85,8 @@ pub struct Dns {
     pub stale: u32,
     /// Bytes the answer cache may hold.
     pub cache_bytes: usize,
+    /// Questions a second that upstreams are asked when they return after an outage.
+    pub pace: u32,
     /// Keep a snapshot of the cache over restarts and power cuts.
     pub snapshot: bool,
     /// Upstream operators hardly slower than the best take turns at being asked first.

@@ -142,6 +142,7 @@ fn read_dns(table: &mut Table<'_, '_>, file: impl Fn(&str) -> Result<PathBuf, Wr
         cache_bytes: table
             .number("cache_bytes", 65_536..=u32::MAX)
             .map_or(32 * 1024 * 1024, to_usize),
+        pace: table.number("pace", 1..=RATE_MAX).unwrap_or(200),
         snapshot: table.boolean("snapshot").unwrap_or(true),
         spread: table.boolean("spread").unwrap_or(true),
         validation: Validation {

@@ -82,6 +82,9 @@ pub enum ForwardError {
         /// What is wrong with it.
         text: String,
     },
+    /// It failed a moment ago.
+    #[error("no upstream answered this a moment ago; it is asked again in some seconds")]
+    Cooling,
     /// More questions are under way than may be.
     #[error("{0} questions are already waiting for upstreams")]
     Busy(usize),
