@@ -43,7 +43,7 @@ fn over_a_metered_link_one_at_a_time_is_probed_and_a_return_is_noticed_all_the_s
     let mut house = House::of(&["a", "b", "c"]);
     house.pool.set_metered(true);
     house.pool.handle_path_change(house.now);
-    let mut probes = |house: &mut House, span: Duration| {
+    let probes = |house: &mut House, span: Duration| {
         let (end, mut probes) = (house.now + span, 0);
         while house.now < end {
             while house.pool.poll_probe(house.now).is_some() {
