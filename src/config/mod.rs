@@ -182,7 +182,7 @@ pub struct Upstream {
     pub addresses: Vec<IpAddr>,
     /// How it is spoken to.
     pub transport: Transport,
-    /// TCP port.
+    /// TCP or UDP port.
     pub port: u16,
     /// Path of the query resource (DoH only).
     pub path: String,
@@ -213,6 +213,8 @@ pub struct Pin(pub [u8; 32]);
 pub enum Transport {
     /// DNS over HTTPS (RFC 8484).
     Doh,
+    /// DNS over QUIC (RFC 9250).
+    Doq,
     /// DNS over TLS (RFC 7858).
     Dot,
 }

@@ -183,7 +183,10 @@ fn read_upstream(
     let addresses =
         table.required_texts("addresses", "addresses = [\"192.0.2.1\"]", value::address);
     let transport = table
-        .choice("transport", &[("dot", Transport::Dot), ("doh", Transport::Doh)])
+        .choice(
+            "transport",
+            &[("dot", Transport::Dot), ("doh", Transport::Doh), ("doq", Transport::Doq)],
+        )
         .unwrap_or(Transport::Dot);
     let port = table.port("port");
     let path = table.text("path", value::resource);
@@ -203,7 +206,7 @@ fn read_upstream(
         addresses: addresses?,
         transport,
         port: port.unwrap_or(match transport {
-            Transport::Dot => 853,
+            Transport::Doq | Transport::Dot => 853,
             Transport::Doh => 443,
         }),
         path: path.unwrap_or_else(query_path),

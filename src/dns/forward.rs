@@ -5,6 +5,7 @@
 //! the next. What passed rule R alone is tagged until the clock is known.
 
 mod chains;
+mod doq;
 mod message;
 mod session;
 mod slot;
