@@ -447,7 +447,7 @@ async fn doh_goes_by_the_same_rules() {
 #[tokio::test]
 async fn doq_goes_by_the_same_rules() {
     let lab = Lab::new("doq");
-    let server = lab.doq(&lab.valid(), echo);
+    let server = Server::start_quic(&lab.valid(), echo);
     let (forwarder, _) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
 
     let (one, two) = tokio::join!(
@@ -474,8 +474,8 @@ async fn doq_goes_by_the_same_rules() {
 #[tokio::test]
 async fn over_quic_too_a_certificate_is_refused_for_its_name_or_its_dates() {
     let lab = Lab::new("doq-refused");
-    let stranger = lab.doq(&lab.pki.leaf("other.test", TODAY - DAY, TODAY + DAY), echo);
-    let gone = lab.doq(&lab.pki.leaf(NAME, TODAY - DAY * 90, TODAY - DAY * 30), echo);
+    let stranger = Server::start_quic(&lab.pki.leaf("other.test", TODAY - DAY, TODAY + DAY), echo);
+    let gone = Server::start_quic(&lab.pki.leaf(NAME, TODAY - DAY * 90, TODAY - DAY * 30), echo);
 
     for (server, words) in [(&stranger, "was refused"), (&gone, "is expired")] {
         let (forwarder, _) = lab.forwarder(&[server], CertDates::RuleR { floor: TODAY });
@@ -488,9 +488,10 @@ async fn over_quic_too_a_certificate_is_refused_for_its_name_or_its_dates() {
 #[tokio::test]
 async fn over_quic_what_answers_something_else_or_is_cut_short_is_no_answer() {
     let lab = Lab::new("doq-foreign");
-    let foreign = lab.doq(&lab.valid(), |_| vec![(Duration::ZERO, answer(&other_query()))]);
-    let cut = lab.doq(&lab.valid(), |_| vec![(Duration::ZERO, Vec::new())]);
-    let closing = lab.doq(&lab.valid(), |_| vec![(CLOSE, Vec::new())]);
+    let foreign =
+        Server::start_quic(&lab.valid(), |_| vec![(Duration::ZERO, answer(&other_query()))]);
+    let cut = Server::start_quic(&lab.valid(), |_| vec![(Duration::ZERO, Vec::new())]);
+    let closing = Server::start_quic(&lab.valid(), |_| vec![(CLOSE, Vec::new())]);
 
     for (server, words) in [
         (&foreign, "another question"),
@@ -646,10 +647,6 @@ impl Lab {
 
     async fn dot(&self, leaf: &Leaf, script: fn(&[u8]) -> Answers) -> Server {
         Server::start(leaf, Transport::Dot, script).await
-    }
-
-    fn doq(&self, leaf: &Leaf, script: fn(&[u8]) -> Answers) -> Server {
-        Server::start_quic(leaf, script)
     }
 
     async fn doh(&self, leaf: &Leaf) -> Server {
