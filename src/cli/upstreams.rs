@@ -52,6 +52,7 @@ Reason  best, or why it is not first:
         next         slower, or of an operator that had its place before
         unknown      never heard on this path
         lossy        it failed of late
+        silent       others answer before it, and it nothing
         outdone      SERVFAIL or REFUSED to what other operators answered; for a minute
         relaxed      its certificate is out of date by our clock
         family-down  nothing of its address family answers, and the other family does

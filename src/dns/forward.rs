@@ -332,7 +332,13 @@ impl Shared {
         evasive: &[EndpointId],
     ) {
         for (endpoint, _) in silent {
-            self.budget().handle_overtaken(*endpoint, self.client.clock().mono());
+            if self.budget().handle_overtaken(*endpoint, self.client.clock().mono())
+                && let Some(slot) = self.slots.get(endpoint.0)
+            {
+                let mut tally = slot.tally();
+                self.tell(slot, tally.failed());
+                self.tell(slot, Some(Outcome::Overtaken));
+            }
         }
         let operator = |endpoint: EndpointId| {
             self.slots.get(endpoint.0).map(|slot| &slot.target.endpoint.operator)

@@ -51,12 +51,15 @@ impl Budget {
     ///
     /// An endpoint that falls silent is told from one that is slow now and then by this: long
     /// before it has failed by the clock.
-    pub fn handle_overtaken(&mut self, endpoint: EndpointId, now: Instant) {
+    /// True if it has just come to be the former.
+    pub fn handle_overtaken(&mut self, endpoint: EndpointId, now: Instant) -> bool {
         let times = self.overtaken.entry(endpoint).or_default();
         *times = times.saturating_add(1);
-        if *times >= OVERTAKEN {
+        let times = *times;
+        if times >= OVERTAKEN {
             self.handle_failure(now);
         }
+        times == OVERTAKEN
     }
 
     /// An endpoint failed to answer.

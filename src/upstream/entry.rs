@@ -44,6 +44,8 @@ pub(super) struct Entry {
     /// Smoothed, of a thousand questions.
     pub(super) loss: u32,
     pub(super) relaxed_only: bool,
+    /// Others were overtaking it when it was last heard of.
+    pub(super) silent: bool,
     /// When it last answered anybody.
     pub(super) heard: Option<Instant>,
     /// When it was last probed.
@@ -69,6 +71,7 @@ impl Entry {
             failures: 0,
             loss: 0,
             relaxed_only: false,
+            silent: false,
             heard: None,
             probed: None,
             pending: false,
@@ -163,7 +166,15 @@ impl Entry {
         self.settle(now);
     }
 
+    /// It keeps silent. Whoever is asked meanwhile should be another; it is soon known what it is.
+    pub(super) fn handle_overtaken(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.silent, true) {
+            self.doubt(now);
+        }
+    }
+
     fn excuse(&mut self) {
+        self.silent = false;
         self.failures = 0;
         self.fruitless = 0;
         self.pending = false;

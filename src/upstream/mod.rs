@@ -49,6 +49,9 @@ pub enum Outcome {
     /// One, with SERVFAIL or REFUSED to a question that another operator then answered. Told
     /// beside [`Self::Answered`].
     Outdone,
+    /// Some are under way in vain so far: others, asked later, answered first several times, and
+    /// it nothing meanwhile.
+    Overtaken,
 }
 
 /// What an endpoint is believed to be.

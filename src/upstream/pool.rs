@@ -83,6 +83,11 @@ impl Pool {
         match outcome {
             Outcome::Answered { latencies } => self.handle_answers(endpoint, &latencies, now),
             Outcome::Failed { began } => self.handle_failure(endpoint, began, now),
+            Outcome::Overtaken => {
+                if let Some(entry) = self.entries.get_mut(endpoint.0) {
+                    entry.handle_overtaken(now);
+                }
+            }
             Outcome::Outdone => {
                 if let Some(operator) = self.operator_of(endpoint) {
                     operator.handle_outdone(now);
@@ -357,7 +362,7 @@ impl Pool {
                 operator: entry.operator,
                 rank: u8::from(down) * 4
                     + u8::from(entry.relaxed_only) * 2
-                    + u8::from(self.is_weak(entry)),
+                    + u8::from(self.is_weak(entry) || entry.silent),
                 expected: entry.expected(),
                 proven: entry.is_proven(),
                 hedges: !entry.relaxed_only && (all_down || !down),
@@ -382,6 +387,8 @@ impl Pool {
             Reason::FamilyDown
         } else if entry.relaxed_only {
             Reason::Relaxed
+        } else if entry.silent {
+            Reason::Silent
         } else if self.is_weak(entry) {
             Reason::Outdone
         } else if entry.failures > 0 || entry.loss > 20 {
@@ -442,6 +449,8 @@ pub enum Reason {
     Outdone,
     /// Its certificate passes rule R only.
     Relaxed,
+    /// Others answer before it, and it nothing; it has not failed by the clock yet.
+    Silent,
     /// Hardly slower than the best: it takes turns at being the first.
     Turn,
     /// It was never heard on this path.
@@ -460,6 +469,7 @@ impl Reason {
             Self::Next => "next",
             Self::Outdone => "outdone",
             Self::Relaxed => "relaxed",
+            Self::Silent => "silent",
             Self::Turn => "turn",
             Self::Unknown => "unknown",
         }

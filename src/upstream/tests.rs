@@ -64,6 +64,23 @@ fn over_a_metered_link_one_at_a_time_is_probed_and_a_return_is_noticed_all_the_s
 }
 
 #[test]
+fn one_that_is_overtaken_goes_last_until_it_is_heard() {
+    let mut house = House::of(&["a", "b"]);
+    house.answers(0, 1);
+    house.answers(1, 5);
+    assert_eq!(house.order(), [0, 1]);
+    house.now += SECOND * 10;
+
+    house.pool.handle_outcome(EndpointId(0), Outcome::Overtaken, house.now);
+
+    assert_eq!(house.order(), [1, 0]);
+    assert_eq!(house.reasons()[0], Reason::Silent);
+    assert_eq!(house.pool.poll_probe(house.now), Some(EndpointId(0)));
+    house.answers(0, 1);
+    assert_eq!(house.order(), [0, 1]);
+}
+
+#[test]
 fn one_that_is_down_while_others_answer_is_probed_each_half_minute_at_least() {
     let mut house = House::of(&["a", "b"]);
     house.now += HOUR;
