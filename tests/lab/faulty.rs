@@ -320,7 +320,8 @@ impl Server {
             _ => return (fault, octets),
         };
         octets.truncate(2);
-        octets.resize_with(junk, rand::random);
+        let noise: [u8; 64] = rand::random();
+        octets.extend(noise.iter().cycle().take(junk));
         (fault, octets)
     }
 }

@@ -6,9 +6,10 @@
 
 pub(crate) mod clients;
 mod daemon;
-mod distance;
+pub(crate) mod distance;
 pub(crate) mod faulty;
 pub(crate) mod load;
+pub(crate) mod namespace;
 mod pki;
 pub(crate) mod relay;
 mod resolver;
@@ -29,7 +30,6 @@ use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::host::state::StateDir;
 
 pub(crate) use daemon::Daemon;
-pub(crate) use distance::Distance;
 use pki::Authority;
 pub(crate) use resolver::Resolver;
 pub(crate) use source::{Says, TimeSource};
