@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use libtest_mimic::{Arguments, Trial};
@@ -67,17 +67,27 @@ impl Line {
         }
     }
 
-    /// What belongs to the TCP connections that there are to port 8853 of `host` is lost.
-    pub(crate) fn silence_connections(&self, host: Ipv4Addr) {
-        let filter = format!("dst {host}:8853");
-        let output = Command::new("ss").args(["-tnH", "state", "established", &filter]).output();
-        let output = String::from_utf8(output.unwrap().stdout).unwrap();
-        let ports =
-            output.lines().filter_map(|line| line.split_whitespace().nth(2)?.rsplit(':').next());
-        for port in ports {
-            nft(&format!("add rule inet lab arriving ip daddr {host} tcp sport {port} drop"));
-            nft(&format!("add rule inet lab arriving ip saddr {host} tcp dport {port} drop"));
+    /// What belongs to the TCP connections that there are to these is lost; others
+    /// come through. How many there are.
+    pub(crate) fn silence_connections(&self, hosts: &[SocketAddr]) -> usize {
+        let (mut rules, mut connections) = (String::new(), 0);
+        for host in hosts {
+            let filter = format!("dst {host}");
+            let output =
+                Command::new("ss").args(["-tnH", "state", "established", &filter]).output();
+            let output = String::from_utf8(output.unwrap().stdout).unwrap();
+            for line in output.lines() {
+                let port = line.split_whitespace().nth(2).unwrap().rsplit(':').next().unwrap();
+                let rule = "add rule inet lab arriving ip";
+                let ip = host.ip();
+                rules += &format!("{rule} daddr {ip} tcp sport {port} drop; ");
+                rules += &format!("{rule} saddr {ip} tcp dport {port} drop; ");
+                connections += 1;
+            }
         }
+        // In one step.
+        nft(&rules);
+        connections
     }
 
     /// Nothing is lost any more.
