@@ -365,6 +365,7 @@ fn settings() -> AnswerSettings {
         ttl: 60,
     };
     AnswerSettings {
+        pace: 200,
         names: Names::new(&[pi], false),
         clients: vec![ClientNetwork::Local],
         rate: 0,

@@ -114,7 +114,7 @@ impl Forward for Upstream {
         let mut message = query[..end].to_vec();
         message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         message.extend(b"\xc0\x0c\0\x01\0\x01\0\x01\x51\x80\0\x04\xc0\0\x02\x07");
-        Box::pin(async { Ok(Forwarded { message, relaxed: None }) })
+        Box::pin(async { Ok(Forwarded::unchecked(message, None)) })
     }
 }
 

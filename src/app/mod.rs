@@ -13,6 +13,7 @@ mod snapshot;
 mod steward;
 mod supervise;
 mod uplink;
+mod validation;
 
 use std::io;
 use std::path::PathBuf;

@@ -15,6 +15,7 @@ use super::boot::Boot;
 use super::snapshot::Snapshots;
 use super::steward::Message;
 use super::supervise::keep;
+use super::validation::Validation;
 use crate::cache::Cache;
 use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
 use crate::config::Config;
@@ -45,6 +46,7 @@ pub(super) struct Services {
     pub(super) cache: Arc<Cache>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) forwarder: Arc<Upstreams>,
+    validation: Arc<Validation>,
     pub(super) listeners: Listeners,
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
@@ -73,10 +75,11 @@ impl Services {
         let forwarder = Arc::new(Upstreams::default());
         let settings = AnswerSettings::from(config);
         let cache = Arc::new(Cache::new(config.dns.cache_bytes, settings.stale));
+        let validation = Validation::new(config, &forwarder, &clock, trust.trust(now.mono));
         let answerer = Arc::new(Answerer::new(
             settings,
             Arc::clone(&cache),
-            Arc::clone(&forwarder) as Arc<dyn Forward>,
+            Arc::clone(&validation) as Arc<dyn Forward>,
             Arc::clone(&clock),
             runtime.clone(),
         ));
@@ -107,6 +110,7 @@ impl Services {
             answerer,
             cache,
             forwarder,
+            validation,
             listeners,
             ntp,
             ntp_server,
@@ -142,6 +146,11 @@ impl Services {
         }
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
+        if before.dns.validation != config.dns.validation {
+            self.validation.replace(&config.dns.validation, trust);
+            // Judged by other rules, or by none.
+            self.cache.flush_all();
+        }
         if before.upstreams == config.upstreams {
             return None;
         }
@@ -163,6 +172,7 @@ impl Services {
     /// Begins a trust generation: sessions and answers of the one before are judged again.
     /// Returns the endpoints whose chains are refused, and why.
     pub(super) fn rise(&self, trust: TimeTrust) -> Vec<Refused> {
+        self.validation.rise(trust);
         let settled = self.forwarder.present().map_or_else(Settled::default, |it| it.rise(trust));
         if matches!(trust.dates, CertDates::RuleR { .. }) {
             return settled.failed;

@@ -252,6 +252,7 @@ impl Steward {
                 Action::AskWitness(witness) => self.ask_witness(witness),
                 Action::Feed(source, reading) => self.steer_by(source, &reading),
                 Action::Plan(plan) => {
+                    self.services.answerer.set_upstreams_down(plan.all_down);
                     if let Some(forwarder) = self.services.forwarder.present() {
                         forwarder.set_plan(plan);
                     }

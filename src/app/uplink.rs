@@ -61,7 +61,9 @@ impl Steward {
             }
             self.services.answerer.set_metered(metered.is_some());
             uplink.metered.clone_from(&metered);
+            self.feed(Input::Metered(metered.is_some()));
         }
+        let (uplink, settings) = (&self.uplink, &self.config.metered);
         let text = metered.map(|reason| {
             format!(
                 "the uplink is metered: {reason}; names, time and certificates that are due go on; \

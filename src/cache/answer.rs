@@ -303,6 +303,19 @@ impl Answer {
         self.octets().get(start..start + usize::from(options_len)).unwrap_or_default()
     }
 
+    /// Whether it says that the data does not validate (RFC 8914 sections 4.7 to 4.13).
+    #[must_use]
+    pub fn is_bogus(&self) -> bool {
+        let mut options = self.options();
+        while let Some((code, content, rest)) = split_option(options) {
+            if code == option::EDE && matches!(content, [0, 6..=12, ..]) {
+                return !self.rcode().is_answer();
+            }
+            options = rest;
+        }
+        false
+    }
+
     fn ttls(&self) -> impl Iterator<Item = usize> {
         let &Head { message_len, options_len, .. } = self.head();
         let start = usize::from(message_len) + usize::from(options_len);

@@ -135,7 +135,7 @@ impl Entry {
             0 => Provenance::Strict,
             // A chain that is not in the list has passed nothing.
             place => Provenance::Relaxed(
-                chains.get(usize::from(place) - 1).copied().unwrap_or(ChainId(u64::MAX)),
+                chains.get(usize::from(place) - 1).copied().unwrap_or(ChainId::UNDATED),
             ),
         };
         Standing { provenance, validation: self.validation(), policy: self.policy() }

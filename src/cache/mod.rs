@@ -206,7 +206,8 @@ impl Cache {
     /// Keeps an answer for its lifetime. Returns whether it was kept.
     ///
     /// A failure never replaces an answer (RFC 9520) that may still be given out; it is noted
-    /// there as by [`Self::hold`]. Not kept is a relaxed answer from before the last [`Self::settle`]
+    /// there as by [`Self::hold`]. What is bogus replaces a stale one, whose owner it speaks for
+    /// as little. Not kept is a relaxed answer from before the last [`Self::settle`]
     /// (its chain has been judged already), and any from before the last [`Self::rejudge`].
     pub fn insert(
         &self,
@@ -229,9 +230,11 @@ impl Cache {
         if answer.lifetime() == 0 || !shard.takes(&kept) {
             return false;
         }
+        let bogus = standing.validation == Validation::Bogus;
         if !answer.rcode().is_answer()
             && let Some(known) = shard.find(low(hash), key)
             && known.outlasts_failure(&terms)
+            && !(bogus && known.is_stale(&terms))
         {
             known.entry().hold(terms.now);
             return false;

@@ -8,6 +8,12 @@ use crate::wire::Rcode;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ChainId(pub u64);
 
+impl ChainId {
+    /// No chain of certificates: what bears it rests on DNSSEC signatures whose dates were not
+    /// looked at, and never passes.
+    pub const UNDATED: Self = Self(u64::MAX);
+}
+
 /// Under what trust an answer was obtained.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Provenance {

@@ -85,12 +85,27 @@ pub struct Dns {
     pub stale: u32,
     /// Bytes the answer cache may hold.
     pub cache_bytes: usize,
+    /// Questions a second that upstreams are asked when they return after an outage.
+    pub pace: u32,
     /// Keep a snapshot of the cache over restarts and power cuts.
     pub snapshot: bool,
     /// Upstream operators hardly slower than the best take turns at being asked first.
     pub spread: bool,
+    /// Whether and from where on answers are validated.
+    pub validation: Validation,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
+}
+
+/// DNSSEC validation (RFC 4035).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Validation {
+    /// Whether answers are validated here.
+    pub validate: bool,
+    /// A file of DS or DNSKEY records in place of the built-in ones of the root.
+    pub anchors: Option<PathBuf>,
+    /// Names at and below which nothing is validated (RFC 7646).
+    pub negative: Vec<Name>,
 }
 
 /// Clients that are answered.
@@ -167,7 +182,7 @@ pub struct Upstream {
     pub addresses: Vec<IpAddr>,
     /// How it is spoken to.
     pub transport: Transport,
-    /// TCP port.
+    /// TCP or UDP port.
     pub port: u16,
     /// Path of the query resource (DoH only).
     pub path: String,
@@ -198,6 +213,8 @@ pub struct Pin(pub [u8; 32]);
 pub enum Transport {
     /// DNS over HTTPS (RFC 8484).
     Doh,
+    /// DNS over QUIC (RFC 9250).
+    Doq,
     /// DNS over TLS (RFC 7858).
     Dot,
 }

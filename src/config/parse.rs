@@ -9,8 +9,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Witness,
-    rules, value,
+    Metered, Method, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Validation,
+    Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -92,7 +92,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
                 .text("directory", file)
                 .unwrap_or_else(|| PathBuf::from("/var/lib/firstlight")),
         }),
-        dns: root.table("dns", read_dns),
+        dns: root.table("dns", |table| read_dns(table, file)),
         dot: root.table("dot", |table| Dot { listen: listen(table, 853) }),
         doh: root.table("doh", |table| Doh {
             listen: listen(table, 443),
@@ -119,7 +119,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
     }
 }
 
-fn read_dns(table: &mut Table<'_, '_>) -> Dns {
+fn read_dns(table: &mut Table<'_, '_>, file: impl Fn(&str) -> Result<PathBuf, Wrong>) -> Dns {
     Dns {
         listen: listen(table, 53),
         clients: table
@@ -142,8 +142,14 @@ fn read_dns(table: &mut Table<'_, '_>) -> Dns {
         cache_bytes: table
             .number("cache_bytes", 65_536..=u32::MAX)
             .map_or(32 * 1024 * 1024, to_usize),
+        pace: table.number("pace", 1..=RATE_MAX).unwrap_or(200),
         snapshot: table.boolean("snapshot").unwrap_or(true),
         spread: table.boolean("spread").unwrap_or(true),
+        validation: Validation {
+            validate: table.boolean("validate").unwrap_or(false),
+            anchors: table.text("trust_anchors", file),
+            negative: table.texts("negative_trust_anchors", value::host_name).unwrap_or_default(),
+        },
         canary: table.boolean("canary").unwrap_or(true),
     }
 }
@@ -177,7 +183,10 @@ fn read_upstream(
     let addresses =
         table.required_texts("addresses", "addresses = [\"192.0.2.1\"]", value::address);
     let transport = table
-        .choice("transport", &[("dot", Transport::Dot), ("doh", Transport::Doh)])
+        .choice(
+            "transport",
+            &[("dot", Transport::Dot), ("doh", Transport::Doh), ("doq", Transport::Doq)],
+        )
         .unwrap_or(Transport::Dot);
     let port = table.port("port");
     let path = table.text("path", value::resource);
@@ -197,7 +206,7 @@ fn read_upstream(
         addresses: addresses?,
         transport,
         port: port.unwrap_or(match transport {
-            Transport::Dot => 853,
+            Transport::Doq | Transport::Dot => 853,
             Transport::Doh => 443,
         }),
         path: path.unwrap_or_else(query_path),

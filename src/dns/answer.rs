@@ -15,6 +15,7 @@ mod cookie;
 mod counters;
 mod flight;
 mod settings;
+mod turns;
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::config::Plaintext;
 use crate::filter::{Filter, Verdict};
 use crate::names::Started;
 use crate::node::ports::Clock;
+use crate::upstream::Purpose;
 use crate::wire::{
     Class, Ede, Header, Hop, MAX_NAME, Message, Name, Note, Query, Rcode, Reply, Section, Type,
     UDP_PAYLOAD, bad_cookie, malformed, truncated,
@@ -73,10 +75,11 @@ impl Answerer {
         runtime: Handle,
     ) -> Self {
         cache.set_stale(settings.stale);
+        let pace = settings.pace;
         Self {
             in_force: ArcSwap::from_pointee(InForce::new(settings, clock.mono())),
             cookies: Cookies::new(),
-            flights: Arc::new(Flights::new(cache, forward, clock, runtime)),
+            flights: Arc::new(Flights::new(cache, forward, clock, runtime, pace)),
             metered: AtomicBool::new(false),
         }
     }
@@ -84,6 +87,7 @@ impl Answerer {
     /// Puts other settings in force. Answers are kept, under the times to live they came with.
     pub fn reload(&self, settings: AnswerSettings) {
         self.flights.cache.set_stale(settings.stale);
+        self.flights.turns.set_rate(settings.pace);
         let (settings, now) = (Arc::new(settings), self.flights.clock.mono());
         self.in_force.rcu(|before| before.with_settings(&settings, now));
     }
@@ -114,6 +118,12 @@ impl Answerer {
     /// Tells whether the uplink is metered: answers are then not refreshed ahead of their end.
     pub fn set_metered(&self, metered: bool) {
         self.metered.store(metered, Ordering::Relaxed);
+    }
+
+    /// Tells whether no upstream answers. What is outdated is then given out at once, other
+    /// questions take turns, and do so after the upstreams' return until nobody waits.
+    pub fn set_upstreams_down(&self, down: bool) {
+        self.flights.turns.set_down(down);
     }
 
     /// What became of the questions so far.
@@ -345,14 +355,16 @@ impl Answerer {
 
     /// Asks an upstream behind an answer that is given out meanwhile.
     fn refresh_if(&self, due: bool, key: &Key<'_>, settings: &AnswerSettings) {
-        if due && self.flights.join(key, settings.ttls).is_ok() {
+        if due && self.flights.join(key, settings.ttls, Purpose::Background).is_ok() {
             count(&self.flights.counters.refreshed);
         }
     }
 
     /// Asks an upstream. `stale` stands in if that fails, or takes longer than a client waits.
     async fn ask(&self, settings: &AnswerSettings, key: &Key<'_>, stale: Option<Answer>) -> Found {
-        let arrival = match self.flights.join(key, settings.ttls) {
+        let down = self.flights.turns.is_down();
+        let purpose = if down && stale.is_some() { Purpose::Background } else { Purpose::Client };
+        let arrival = match self.flights.join(key, settings.ttls, purpose) {
             Ok(arrival) => arrival,
             Err(error) => {
                 count(&self.flights.counters.shed);
@@ -361,7 +373,7 @@ impl Answerer {
         };
         let landed = landed(arrival, key.question);
         let Some(stale) = stale else { return self.conclude(landed.await, None) };
-        if let Ok(answer) = tokio::time::timeout(settings.patience, landed).await {
+        if !down && let Ok(answer) = tokio::time::timeout(settings.patience, landed).await {
             return self.conclude(answer, Some(stale));
         }
         self.flights.cache.hold(key, self.flights.clock.mono());
@@ -377,11 +389,11 @@ impl Answerer {
                 count(&counters.forwarded);
                 Found::fresh(answer)
             }
-            Some(stale) => {
+            Some(stale) if !answer.is_bogus() => {
                 count(&counters.stale);
                 Found::stale(stale)
             }
-            None => {
+            Some(_) | None => {
                 count(&counters.failed);
                 Found::fresh(answer)
             }

@@ -5,6 +5,7 @@
 //! the next. What passed rule R alone is tagged until the clock is known.
 
 mod chains;
+mod doq;
 mod message;
 mod session;
 mod slot;
@@ -394,7 +395,7 @@ impl Shared {
         let evasive = message::is_evasive(&answer);
         let better_elsewhere = evasive || (coarse && relaxed.is_some());
         let message = outgoing.answered(answer);
-        Found { forwarded: Forwarded { message, relaxed }, better_elsewhere, evasive }
+        Found { forwarded: Forwarded::unchecked(message, relaxed), better_elsewhere, evasive }
     }
 
     fn tls(&self, endpoint: EndpointId) -> Option<SlotTls> {

@@ -4,15 +4,18 @@ pub mod answer;
 mod forward;
 pub mod listen;
 mod task;
+mod validate;
 
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use crate::cache::ChainId;
+use crate::cache::{ChainId, Validation};
+use crate::wire::Ede;
 
 pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
+pub use validate::{Anchors, AnchorsError, Validator};
 
 /// How a question reached us.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -53,12 +56,35 @@ pub struct Forwarded {
     pub message: Vec<u8>,
     /// The certificate chain behind it, if its dates were accepted under rule R alone.
     pub relaxed: Option<ChainId>,
+    /// What validation found.
+    pub validation: Validation,
+    /// Its signatures, if it has any, were checked without their dates.
+    pub undated: bool,
+}
+
+impl Forwarded {
+    /// An answer as it came, validated by nobody.
+    #[must_use]
+    pub const fn unchecked(message: Vec<u8>, relaxed: Option<ChainId>) -> Self {
+        Self { message, relaxed, validation: Validation::Unchecked, undated: false }
+    }
 }
 
 /// Why no upstream answered.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForwardError {
+    /// The answer is not what the owner of the data says (RFC 4035 section 4.3).
+    #[error("the answer does not validate: {text}")]
+    Bogus {
+        /// The code that says so (RFC 8914).
+        code: Ede,
+        /// What is wrong with it.
+        text: String,
+    },
+    /// It failed a moment ago.
+    #[error("no upstream answered this a moment ago; it is asked again in some seconds")]
+    Cooling,
     /// More questions are under way than may be.
     #[error("{0} questions are already waiting for upstreams")]
     Busy(usize),

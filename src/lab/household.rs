@@ -85,6 +85,7 @@ const AUTHORITY: &str = "world-ca.pem";
 fn upstream(operator: &str, transport: Transport, address: SocketAddr) -> String {
     let word = match transport {
         Transport::Doh => "doh",
+        Transport::Doq => "doq",
         Transport::Dot => "dot",
     };
     let how = format!("transport = \"{word}\"\naddresses = [\"{}\"]", address.ip());

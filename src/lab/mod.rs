@@ -157,7 +157,8 @@ impl World {
     fn operator(&self, transport: Transport) -> &Operator {
         match transport {
             Transport::Doh => &self.doh,
-            Transport::Dot => &self.dot,
+            // Nobody in this world speaks QUIC.
+            Transport::Doq | Transport::Dot => &self.dot,
         }
     }
 
@@ -236,7 +237,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const fn name_of(transport: Transport) -> &'static str {
     match transport {
         Transport::Doh => "dns.birch.example",
-        Transport::Dot => "dns.alder.example",
+        Transport::Doq | Transport::Dot => "dns.alder.example",
     }
 }
 

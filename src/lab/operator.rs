@@ -48,6 +48,7 @@ impl Operator {
         let mut places = Places { path: PATH.to_owned(), ..Places::default() };
         match transport {
             Transport::Doh => places.doh.push(address),
+            Transport::Doq => places.doq.push(address),
             Transport::Dot => places.dot.push(address),
         }
         let zone = Arc::<Zone>::default();
@@ -57,7 +58,8 @@ impl Operator {
             return Err(WorldError::Listen { address, error: refused.error });
         }
         let open = listeners.places();
-        let address = open.dot.first().or(open.doh.first()).copied().unwrap_or(address);
+        let open = open.dot.first().or(open.doh.first()).or(open.doq.first());
+        let address = open.copied().unwrap_or(address);
         Ok(Self { zone, certificate, address, _listeners: listeners })
     }
 }

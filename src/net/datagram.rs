@@ -35,6 +35,8 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
     /// Where it came from.
     pub peer: &'a Peer,
+    /// No other waited behind it when it was taken.
+    pub alone: bool,
 }
 
 /// A UDP socket that says where each datagram was sent to.
@@ -151,12 +153,13 @@ impl Batch {
     /// reply; what is left empty is not sent.
     pub fn answer(&mut self, mut handle: impl FnMut(Datagram<'_>, &mut Vec<u8>)) {
         let payloads = self.payloads.chunks_exact(MAX_DATAGRAM);
+        let alone = self.received.len() == 1;
         for ((received, payload), reply) in
             self.received.iter().zip(payloads).zip(&mut self.replies)
         {
             reply.clear();
             if let Some((len, peer)) = received {
-                handle(Datagram { payload: &payload[..*len], peer }, reply);
+                handle(Datagram { payload: &payload[..*len], peer, alone }, reply);
             }
         }
     }

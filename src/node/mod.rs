@@ -30,6 +30,8 @@ pub enum Input {
     PathChanged,
     /// A source answered.
     Reading(SourceId, Reading),
+    /// The uplink came to be paid for by the octet, or ceased to.
+    Metered(bool),
     /// A source sent a kiss-o'-death packet.
     Kissed(SourceId, Kiss),
     /// An upstream's chain fails at the clock's time by its dates alone, but passes rule R.
@@ -123,7 +125,9 @@ impl Node {
 
     /// Goes over to another pool: the upstreams were configured anew.
     pub fn replace_pool(&mut self, pool: Pool, now: Now) {
+        let metered = self.pool.is_metered();
         self.pool = pool;
+        self.pool.set_metered(metered);
         self.pool.handle_path_change(now.mono);
         self.settle(now);
     }
@@ -140,6 +144,7 @@ impl Node {
             Input::Condition { name, held } => self.set(name, held, now),
             Input::EngineError(error) => self.trust.handle_engine_error(error, now),
             Input::Kissed(source, kiss) => self.trust.handle_kiss(source, kiss, now),
+            Input::Metered(metered) => self.pool.set_metered(metered),
             Input::Pace(source, interval) => self.trust.handle_pace(source, interval),
             Input::PathChanged => {
                 self.trust.handle_path_change(now);

@@ -26,7 +26,8 @@ pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use roots::{PinError, Roots, RootsError};
 pub use store::{CertStore, PairError, Served, StoreEvent, server_config};
 pub use verify::{
-    CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, validity,
+    CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, refusal,
+    validity,
 };
 
 /// What every handshake is made with.

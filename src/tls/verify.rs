@@ -220,8 +220,13 @@ impl fmt::Display for DateFacts {
 /// What our verifier said, if `error` of a handshake came from it.
 #[must_use]
 pub fn cert_error(error: &io::Error) -> Option<&CertError> {
-    let Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) =
-        error.get_ref()?.downcast_ref::<rustls::Error>()
+    refusal(error.get_ref()?.downcast_ref()?)
+}
+
+/// What our verifier said, if `error` came from it.
+#[must_use]
+pub fn refusal(error: &rustls::Error) -> Option<&CertError> {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error
     else {
         return None;
     };

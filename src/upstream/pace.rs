@@ -96,6 +96,11 @@ impl<K: Clone + Ord> Pace<K> {
         }
     }
 
+    /// Goes over to another rate, in questions a second.
+    pub fn set_rate(&mut self, rate: u32) {
+        self.rate = rate.max(1);
+    }
+
     /// No upstream answers.
     pub fn handle_down(&mut self, now: Instant) {
         self.phase = Phase::Down;

@@ -27,7 +27,16 @@ pub struct Pool {
     path_since: Option<Instant>,
     /// Whether IPv4, and whether IPv6, failed altogether while the other worked.
     families_down: [bool; 2],
+    /// The uplink is paid for by the octet.
+    metered: bool,
+    /// When one was last probed.
+    probed: Option<Instant>,
 }
+
+/// Between two probes over a metered link, at least.
+const METERED: Duration = Duration::from_secs(60);
+/// The same while all are down.
+const METERED_DOWN: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// All `endpoints` are up; their order decides between equals. Nobody is asked before
@@ -54,6 +63,8 @@ impl Pool {
             all_down: None,
             path_since: None,
             families_down: [false; 2],
+            metered: false,
+            probed: None,
         };
         pool.replan();
         pool
@@ -174,13 +185,34 @@ impl Pool {
     /// An endpoint that should be asked something now, to see whether it is there; `None` if none
     /// is due.
     pub fn poll_probe(&mut self, now: Instant) -> Option<EndpointId> {
+        if self.gate().is_some_and(|at| now < at) {
+            return None;
+        }
         let due = |entry: &Entry| entry.due.is_some_and(|at| at <= now);
         let index = match self.all_down {
             Some(since) => self.next_while_all_down(since, now)?,
             None => self.entries.iter().position(due)?,
         };
         self.entries.get_mut(index)?.handle_probe(salt(index), now);
+        self.probed = Some(now);
         Some(EndpointId(index))
+    }
+
+    /// Takes note whether the uplink is paid for by the octet: probes are then few.
+    pub fn set_metered(&mut self, metered: bool) {
+        self.metered = metered;
+    }
+
+    /// Whether the uplink is paid for by the octet.
+    #[must_use]
+    pub const fn is_metered(&self) -> bool {
+        self.metered
+    }
+
+    /// Before when nobody may be probed.
+    fn gate(&self) -> Option<Instant> {
+        let pause = if self.all_down.is_some() { METERED_DOWN } else { METERED };
+        self.probed.filter(|_| self.metered).map(|at| at + pause)
     }
 
     /// One address of an operator whose turn it is, each time the next.
@@ -204,6 +236,8 @@ impl Pool {
             }
             None => self.entries.iter().filter_map(|entry| entry.due).min(),
         };
+        // Whoever is due waits for the gate.
+        let probe = probe.map(|at| self.gate().map_or(at, |gate| gate.max(at)));
         let pardon = self.operators.iter().filter_map(|operator| operator.weak_until).min();
         let timeouts = [(probe, "upstream probe"), (pardon, "operator's demotion ends")];
         timeouts.into_iter().filter_map(|(at, why)| Some((at?, why))).min_by_key(|(at, _)| *at)

@@ -39,6 +39,31 @@ fn an_endpoint_is_down_after_three_failures_in_a_row_and_up_at_its_answer() {
 }
 
 #[test]
+fn over_a_metered_link_one_at_a_time_is_probed_and_a_return_is_noticed_all_the_same() {
+    let mut house = House::of(&["a", "b", "c"]);
+    house.pool.set_metered(true);
+    house.pool.handle_path_change(house.now);
+    let probes = |house: &mut House, span: Duration| {
+        let (end, mut probes) = (house.now + span, 0);
+        while house.now < end {
+            while house.pool.poll_probe(house.now).is_some() {
+                probes += 1;
+            }
+            let (next, _) = house.pool.poll_timeout().unwrap();
+            assert!(next > house.now, "what waits for its turn is not due at once");
+            house.now = next.min(end);
+        }
+        probes
+    };
+    assert!((2..=11).contains(&probes(&mut house, SECOND * 600)));
+
+    (0..3).for_each(|endpoint| house.fails(endpoint, FAILURES));
+
+    assert!(house.pool.plan().all_down);
+    assert!((25..=60).contains(&probes(&mut house, SECOND * 60)));
+}
+
+#[test]
 fn one_that_is_down_while_others_answer_is_probed_each_half_minute_at_least() {
     let mut house = House::of(&["a", "b"]);
     house.now += HOUR;

@@ -112,6 +112,18 @@ impl fmt::Display for Rcode {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u16)]
 pub enum Ede {
+    /// 6: The data is not what its owner has signed.
+    DnssecBogus = 6,
+    /// 7: No signature is valid any longer.
+    SignatureExpired = 7,
+    /// 8: No signature is valid yet.
+    SignatureNotYetValid = 8,
+    /// 9: The zone has not the key that its parent names.
+    DnskeyMissing = 9,
+    /// 10: What should be signed is not.
+    RrsigsMissing = 10,
+    /// 12: It is not proven that something does not exist.
+    NsecMissing = 12,
     /// 15: The name is on a list of this server's operator.
     Blocked = 15,
     /// 22: No server of those that might know could be reached.

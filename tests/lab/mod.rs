@@ -13,6 +13,7 @@ pub(crate) mod namespace;
 mod pki;
 pub(crate) mod relay;
 mod resolver;
+pub(crate) mod signed;
 mod source;
 mod witness;
 

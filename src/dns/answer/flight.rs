@@ -8,10 +8,12 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::counters::{Counters, count};
-use crate::cache::{Answer, Bounds, Cache, Key, Provenance, View};
+use super::turns::Turns;
+use crate::cache::{Answer, Bounds, Cache, ChainId, Key, Provenance, Standing, Validation, View};
 use crate::dns::task::Task;
 use crate::dns::{Forward, ForwardError, Forwarded};
 use crate::node::ports::Clock;
+use crate::upstream::Purpose;
 use crate::wire::{Ede, Header, Type, UDP_PAYLOAD, flags};
 
 /// Questions under way at once, and those who wait for one of them.
@@ -26,9 +28,17 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The longest that a question may be under way.
 const FLIGHT_MAX: Duration = Duration::from_secs(8);
 
+/// The same while no upstream answers: somebody may be back at any moment, and clients are told
+/// that nobody is before they give up.
+const DOWN_MAX: Duration = Duration::from_millis(2300);
+
 /// How long it is remembered that no upstream could be asked, in seconds: the least that
 /// RFC 9520 section 3.2 asks for, since the uplink may be back at any moment.
 const FAILURE_TTL: u32 = 1;
+
+/// How long it is remembered that data does not validate, in seconds: asking again is likely to
+/// give the same, until its owner mends it.
+const BOGUS_TTL: u32 = 5;
 
 /// Where a question's answer arrives.
 pub(super) type Arrival = watch::Receiver<Option<Answer>>;
@@ -46,6 +56,7 @@ pub(super) struct Flights {
     pub(super) forward: Arc<dyn Forward>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) counters: Counters,
+    pub(super) turns: Arc<Turns>,
     runtime: Handle,
     under_way: Mutex<UnderWay>,
 }
@@ -56,9 +67,11 @@ impl Flights {
         forward: Arc<dyn Forward>,
         clock: Arc<dyn Clock>,
         runtime: Handle,
+        pace: u32,
     ) -> Self {
         let counters = Counters::default();
-        Self { cache, forward, clock, counters, runtime, under_way: Mutex::default() }
+        let turns = Turns::new(pace, Arc::clone(&clock), runtime.clone());
+        Self { cache, forward, clock, counters, turns, runtime, under_way: Mutex::default() }
     }
 
     /// Sends a question on its way, or joins it. It goes on when nobody waits any longer.
@@ -73,6 +86,7 @@ impl Flights {
         self: &Arc<Self>,
         key: &Key<'_>,
         ttls: Bounds,
+        purpose: Purpose,
     ) -> Result<Arrival, ForwardError> {
         let question = Question::from(key);
         let mut under_way = self.under_way();
@@ -82,7 +96,12 @@ impl Flights {
                 return Err(ForwardError::Busy(waiting));
             }
             count(&self.counters.shared);
-            return Ok(flight.sender.subscribe());
+            let arrival = flight.sender.subscribe();
+            if purpose == Purpose::Client {
+                drop(under_way);
+                self.turns.ask_again(&question.octets);
+            }
+            return Ok(arrival);
         }
         let now = self.clock.mono();
         let given_way = under_way.make_room(now)?;
@@ -94,7 +113,7 @@ impl Flights {
         let octets = Arc::clone(&question.octets);
         let landing =
             Landing { flights: Arc::clone(self), question, number, sender: Arc::clone(&sender) };
-        let task = Task::new(&self.runtime, landing.fly(ttls));
+        let task = Task::new(&self.runtime, landing.fly(ttls, purpose));
         let flight = Flight { number, begun: now, sender, task: Arc::clone(&task) };
         under_way.flights.insert(octets, flight);
         drop(under_way);
@@ -169,10 +188,24 @@ pub(super) async fn landed(mut arrival: Arrival, question: &[u8]) -> Answer {
 /// A failure to ask, as an answer that says why.
 pub(super) fn failure(question: &[u8], error: &ForwardError) -> Answer {
     let code = match error {
+        ForwardError::Bogus { code, .. } => *code,
         ForwardError::Busy(_) => Ede::Other,
-        ForwardError::NoUpstream | ForwardError::Unreachable(_) => Ede::NoReachableAuthority,
+        ForwardError::Cooling | ForwardError::NoUpstream | ForwardError::Unreachable(_) => {
+            Ede::NoReachableAuthority
+        }
     };
-    Answer::failure(question, code, &error.to_string(), FAILURE_TTL)
+    let lifetime =
+        if matches!(error, ForwardError::Bogus { .. }) { BOGUS_TTL } else { FAILURE_TTL };
+    Answer::failure(question, code, &error.to_string(), lifetime)
+}
+
+/// What a failure is to the cache.
+fn standing(error: &ForwardError) -> Standing {
+    let mut standing = Standing::from(Provenance::Strict);
+    if matches!(error, ForwardError::Bogus { .. }) {
+        standing.validation = Validation::Bogus;
+    }
+    standing
 }
 
 /// What tells questions apart: [`Key`], with a place of its own.
@@ -226,30 +259,39 @@ struct Landing {
 }
 
 impl Landing {
-    async fn fly(self, ttls: Bounds) {
+    async fn fly(self, ttls: Bounds, purpose: Purpose) {
         let flights = &self.flights;
         let key = self.question.key();
         let era = flights.cache.era();
-        let asked = flights.forward.forward(self.question.to_message());
-        let (answer, provenance) = match tokio::time::timeout(FLIGHT_MAX, asked).await {
+        let limit = if flights.turns.is_down() { DOWN_MAX } else { FLIGHT_MAX };
+        let asked = async {
+            flights.turns.come(&self.question.octets, purpose).await?;
+            let answer = flights.forward.forward(self.question.to_message()).await;
+            let answered = matches!(answer, Ok(_) | Err(ForwardError::Bogus { .. }));
+            flights.turns.asked(&self.question.octets, answered);
+            answer
+        };
+        let (answer, standing) = match tokio::time::timeout(limit, asked).await {
             Ok(Ok(forwarded)) => self.take(&forwarded, ttls),
-            Ok(Err(error)) => (failure(key.question, &error), Provenance::Strict),
+            Ok(Err(error)) => (failure(key.question, &error), standing(&error)),
             Err(_) => {
-                let text = format!("no upstream answered within {} s", FLIGHT_MAX.as_secs());
+                let text = format!("no upstream answered within {} ms", limit.as_millis());
                 let answer =
                     Answer::failure(key.question, Ede::NoReachableAuthority, &text, FAILURE_TTL);
-                (answer, Provenance::Strict)
+                (answer, Provenance::Strict.into())
             }
         };
         let now = flights.clock.mono();
-        flights.cache.insert(&key, &answer, provenance.into(), era, now);
+        flights.cache.insert(&key, &answer, standing, era, now);
         self.sender.send_replace(Some(answer));
     }
 
-    fn take(&self, forwarded: &Forwarded, ttls: Bounds) -> (Answer, Provenance) {
+    fn take(&self, forwarded: &Forwarded, ttls: Bounds) -> (Answer, Standing) {
         let question = self.question.key().question;
-        let provenance = forwarded.relaxed.map_or(Provenance::Strict, Provenance::Relaxed);
-        let relaxed = forwarded.relaxed.is_some();
+        // What has no dates has to be fetched anew, whatever becomes of the chain.
+        let chain = if forwarded.undated { Some(ChainId::UNDATED) } else { forwarded.relaxed };
+        let provenance = chain.map_or(Provenance::Strict, Provenance::Relaxed);
+        let relaxed = chain.is_some();
         let answer = Answer::new(&forwarded.message, question, ttls, relaxed);
         let answer = answer.unwrap_or_else(|error| {
             count(&self.flights.counters.unfit);
@@ -257,12 +299,14 @@ impl Landing {
             let text = format!("an upstream's answer cannot be used: {error}");
             Answer::failure(question, Ede::NetworkError, &text, FAILURE_TTL)
         });
-        (answer, provenance)
+        let validation = forwarded.validation;
+        (answer, Standing { validation, ..provenance.into() })
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        self.flights.turns.gone(&self.question.octets);
         self.flights.under_way().land(&self.question.octets, self.number);
     }
 }

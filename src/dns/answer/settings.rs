@@ -34,6 +34,8 @@ pub struct AnswerSettings {
     pub ttls: Bounds,
     /// How long past its time to live an answer may stand in for a dead upstream.
     pub stale: Duration,
+    /// Questions a second that are asked after upstreams were down, while others wait.
+    pub pace: u32,
     /// How long an upstream may take before a stale answer stands in.
     pub patience: Duration,
     /// How long the listeners keep an idle connection, for clients who ask.
@@ -49,6 +51,7 @@ impl From<&Config> for AnswerSettings {
             plaintext: config.dns.plaintext,
             ttls: Bounds { min: config.dns.min_ttl, max: config.dns.max_ttl },
             stale: Duration::from_secs(config.dns.stale.into()),
+            pace: config.dns.pace,
             patience: PATIENCE,
             idle: Limits::default().idle,
         }

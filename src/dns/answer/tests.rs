@@ -122,6 +122,62 @@ async fn a_stale_answer_stands_in_for_an_upstream_that_is_slow() {
 }
 
 #[tokio::test]
+async fn while_no_upstream_answers_a_stale_answer_is_given_at_once() {
+    let mut lab = Lab::new(settings());
+    lab.keep("www.example.", 60).await;
+    lab.clock.pass(Duration::from_secs(61));
+    lab.answerer.set_upstreams_down(true);
+
+    // Nobody answers; without the word that all are down this would take as long as patience.
+    let stale = lab.spawn(query("www.example.")).await.unwrap().unwrap();
+
+    assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
+    assert_eq!(lab.answerer.counts().stale, 1);
+}
+
+#[tokio::test]
+async fn while_no_upstream_answers_nobody_waits_longer_than_a_client_does() {
+    let mut lab = Lab::new(settings());
+    lab.answerer.set_upstreams_down(true);
+
+    let clients = ["one.example.", "two.example."].map(|name| lab.spawn(query(name)));
+    let asked = lab.upstream().await;
+
+    for client in clients {
+        let answer = tokio::time::timeout(Duration::from_millis(2_500), client).await;
+        let answer = answer.expect("a client has given up by then").unwrap().unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+        assert_eq!(ede(&answer).unwrap().0, 22);
+    }
+    drop(asked);
+}
+
+#[tokio::test]
+async fn what_an_outage_held_up_is_asked_in_turns_the_latest_first() {
+    let mut lab = Lab::new(AnswerSettings { pace: 100, ..settings() });
+    lab.answerer.set_upstreams_down(true);
+    let clients: Vec<_> = (0..4).map(|n| lab.spawn(query(&format!("n{n}.example.")))).collect();
+    lab.landed().await;
+    let probing = lab.upstream().await;
+
+    lab.answerer.set_upstreams_down(false);
+    let mut order = Vec::new();
+    for _ in 0..3 {
+        lab.clock.pass(Duration::from_millis(10));
+        let asked = lab.upstream().await;
+        let name = Hickory::from_vec(&asked.query).unwrap().queries[0].name().to_string();
+        asked.answer(&positive(&name, 60));
+        order.push(name);
+    }
+    probing.answer(&positive("n0.example.", 60));
+
+    assert_eq!(order, ["n3.example.", "n2.example.", "n1.example."]);
+    for client in clients {
+        assert_eq!(client.await.unwrap().unwrap().metadata.response_code, ResponseCode::NoError);
+    }
+}
+
+#[tokio::test]
 async fn an_absent_name_is_absent_when_stale_too() {
     let mut lab = Lab::new(settings());
     let client = lab.spawn(query("gone.example."));
@@ -152,7 +208,8 @@ async fn every_failure_says_why() {
         assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
         let (said, why) = ede(&reply).unwrap();
         assert!(said == code && why.contains(text), "{said} {why}");
-        lab.clock.pass(Duration::from_secs(1));
+        // Each failure makes the name wait for longer.
+        lab.clock.pass(Duration::from_secs(8));
     }
 
     let client = lab.spawn(query("www.example."));
@@ -684,7 +741,7 @@ impl Asked {
     }
 
     fn answer_through(self, message: &[u8], relaxed: Option<ChainId>) {
-        self.reply.send(Ok(Forwarded { message: message.to_vec(), relaxed })).unwrap();
+        self.reply.send(Ok(Forwarded::unchecked(message.to_vec(), relaxed))).unwrap();
     }
 
     fn fail(self, error: ForwardError) {
@@ -740,6 +797,7 @@ fn settings() -> AnswerSettings {
     let pi = Entry { addresses: vec![Ipv4Addr::new(10, 77, 0, 2).into()], ..entry("pi.home.lan") };
     let shop = Entry { cname: Some("shop.example".parse().unwrap()), ..entry("shop.home.lan") };
     AnswerSettings {
+        pace: 1_000,
         names: Names::new(&[pi, shop], false),
         clients: vec![ClientNetwork::Local],
         rate: 0,

@@ -24,12 +24,13 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::doq::Doq;
 use super::message::{Outgoing, Reply};
 use crate::cache::ChainId;
 use crate::config::{self, Transport};
 use crate::metered::{Meter, Purpose};
 use crate::net::Counted;
-use crate::tls::{CertError, cert_error};
+use crate::tls::{CertError, Verifier, cert_error};
 use crate::upstream::Endpoint;
 
 /// Where a connection goes and how it is spoken on.
@@ -49,6 +50,7 @@ impl Target {
     pub(super) fn alpn(&self) -> &'static [&'static [u8]] {
         match self.transport {
             Transport::Doh => &[b"h2"],
+            Transport::Doq => &[b"doq"],
             Transport::Dot => &[b"dot"],
         }
     }
@@ -71,8 +73,15 @@ impl Session {
     pub(super) async fn open(
         target: &Target,
         tls: Arc<ClientConfig>,
+        verifier: &Arc<Verifier>,
         meter: &Arc<Meter>,
     ) -> Result<Self, ConnectError> {
+        let line = Arc::new(Line::default());
+        if target.transport == Transport::Doq {
+            let (doq, chain, driver) = Doq::open(target, &tls, verifier, meter, &line).await?;
+            let exchange = Exchange::Doq(doq);
+            return Ok(Self { exchange, chain, relaxed: Mutex::new(None), line, driver });
+        }
         let tcp = TcpStream::connect(target.endpoint.address).await.map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let tcp = Counted::new(tcp, Arc::clone(meter), Purpose::Names);
@@ -87,13 +96,14 @@ impl Session {
             .iter()
             .map(|der| der.clone().into_owned())
             .collect();
-        let line = Arc::new(Line::default());
         let (exchange, driver) = match target.transport {
             Transport::Dot => Dot::start(stream, &line),
             Transport::Doh if connection.alpn_protocol() == Some(b"h2") => {
                 Doh::start(target, stream, &line).await?
             }
-            Transport::Doh => return Err(ConnectError::Http("no HTTP/2 (ALPN h2)".to_owned())),
+            Transport::Doh | Transport::Doq => {
+                return Err(ConnectError::Http("no HTTP/2 (ALPN h2)".to_owned()));
+            }
         };
         Ok(Self { exchange, chain, relaxed: Mutex::new(None), line, driver })
     }
@@ -107,6 +117,7 @@ impl Session {
         match &self.exchange {
             Exchange::Dot(dot) => dot.exchange(outgoing).await,
             Exchange::Doh(doh) => doh.exchange(outgoing, &self.line).await,
+            Exchange::Doq(doq) => doq.exchange(outgoing, &self.line).await,
         }
     }
 
@@ -153,6 +164,8 @@ pub(super) enum ConnectError {
     Certificate(CertError),
     #[error("HTTP: {0}")]
     Http(String),
+    #[error("QUIC: {0}")]
+    Quic(String),
     #[error("no TCP connection: {0}")]
     Tcp(io::Error),
     #[error("no connection within {} s", .0.as_secs())]
@@ -179,6 +192,8 @@ pub(super) enum ExchangeError {
     Full,
     #[error("HTTP: {0}")]
     Http(String),
+    #[error("QUIC: {0}")]
+    Quic(String),
     #[error("the answer is of no use: an error without question, or cut short")]
     Useless,
     #[error("the answer is to another question")]
@@ -186,7 +201,7 @@ pub(super) enum ExchangeError {
 }
 
 /// Questions waiting on one connection at most.
-const MAX_WAITING: usize = 256;
+pub(super) const MAX_WAITING: usize = 256;
 /// A connection on which nothing happened twice as long is closed.
 const IDLE_TICK: Duration = Duration::from_secs(15);
 /// Octets waiting to be written on one connection at most.
@@ -194,15 +209,20 @@ const MAX_UNWRITTEN: usize = 128 << 10;
 
 /// What the task of a connection and its users tell each other.
 #[derive(Debug, Default)]
-struct Line {
+pub(super) struct Line {
     closed: AtomicBool,
     heard: AtomicU64,
     used: AtomicU64,
 }
 
 impl Line {
+    /// Notes that a message has come in.
+    pub(super) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns when nothing was asked or heard for a while.
-    async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         let now = || (self.used.load(Ordering::Relaxed), self.heard.load(Ordering::Relaxed));
         let (mut seen, mut quiet) = (now(), 0);
         while quiet < 2 {
@@ -216,6 +236,7 @@ impl Line {
 #[derive(Debug)]
 enum Exchange {
     Doh(Doh),
+    Doq(Doq),
     Dot(Dot),
 }
 
@@ -260,7 +281,7 @@ impl Dot {
             let len = reader.read_u16().await?;
             let mut message = vec![0; usize::from(len)];
             reader.read_exact(&mut message).await?;
-            line.heard.fetch_add(1, Ordering::Relaxed);
+            line.hear();
             waiting.deliver(message);
         }
     }
@@ -339,7 +360,7 @@ type Answer = Result<Vec<u8>, ExchangeError>;
 
 /// The questions under way on a connection by their ids; `None` once it is closed.
 #[derive(Debug)]
-struct Waiting(Mutex<Option<BTreeMap<u16, Waiter>>>);
+pub(super) struct Waiting(Mutex<Option<BTreeMap<u16, Waiter>>>);
 
 #[derive(Debug)]
 struct Waiter {
@@ -463,7 +484,7 @@ impl Doh {
                 http(&error)
             }
         })?;
-        line.heard.fetch_add(1, Ordering::Relaxed);
+        line.hear();
         if response.status() != StatusCode::OK {
             return Err(ExchangeError::Http(format!("status {}", response.status())));
         }
@@ -502,9 +523,9 @@ impl Doh {
 const DNS_MESSAGE: &str = "application/dns-message";
 
 /// Dropped with a connection's task, however that ends.
-struct End {
-    line: Arc<Line>,
-    waiting: Option<Arc<Waiting>>,
+pub(super) struct End {
+    pub(super) line: Arc<Line>,
+    pub(super) waiting: Option<Arc<Waiting>>,
 }
 
 impl Drop for End {
@@ -516,7 +537,7 @@ impl Drop for End {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

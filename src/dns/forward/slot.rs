@@ -113,7 +113,8 @@ impl Slot {
         let tls = shared.tls(self.id);
         let opened = match tls {
             Some(tls) => {
-                let open = Session::open(&self.target, tls.config, shared.client.meter());
+                let open =
+                    Session::open(&self.target, tls.config, &tls.verifier, shared.client.meter());
                 tokio::time::timeout(CONNECT, open)
                     .await
                     .unwrap_or(Err(ConnectError::Timeout(CONNECT)))

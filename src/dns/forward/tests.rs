@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, body, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -444,6 +445,73 @@ async fn doh_goes_by_the_same_rules() {
 }
 
 #[tokio::test]
+async fn doq_goes_by_the_same_rules() {
+    let lab = Lab::new("doq");
+    let server = Server::start_quic(&lab.valid(), echo);
+    let (forwarder, _) = lab.forwarder(&[&server], CertDates::RuleR { floor: FLOOR_4H });
+
+    let (one, two) = tokio::join!(
+        forwarder.forward(query(7, "www.example.org")),
+        forwarder.forward(query(8, "www.example.net"))
+    );
+
+    assert_eq!(one.as_ref().unwrap().message[..2], [0, 7]);
+    assert_eq!(two.unwrap().message[..2], [0, 8]);
+    assert!(one.unwrap().relaxed.is_some());
+    assert_eq!(server.connections(), 1);
+    assert!(forwarder.shared.client.meter().read()[0] > 2_000, "a handshake is counted");
+
+    lab.clock.set(TODAY);
+    assert_eq!(forwarder.rise(trust(CertDates::Strict)).passed.len(), 1);
+    let strict = forwarder.forward(query(9, "www.example.org")).await.unwrap();
+    assert_eq!((strict.relaxed, server.connections()), (None, 1));
+
+    forwarder.path_changed();
+    forwarder.forward(query(10, "www.example.org")).await.unwrap();
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn over_quic_too_a_certificate_is_refused_for_its_name_or_its_dates() {
+    let lab = Lab::new("doq-refused");
+    let stranger = Server::start_quic(&lab.pki.leaf("other.test", TODAY - DAY, TODAY + DAY), echo);
+    let gone = Server::start_quic(&lab.pki.leaf(NAME, TODAY - DAY * 90, TODAY - DAY * 30), echo);
+
+    for (server, words) in [(&stranger, "was refused"), (&gone, "is expired")] {
+        let (forwarder, _) = lab.forwarder(&[server], CertDates::RuleR { floor: TODAY });
+        let error = forwarder.forward(query(7, "www.example.org")).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(server.connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn over_quic_what_answers_something_else_or_is_cut_short_is_no_answer() {
+    let lab = Lab::new("doq-foreign");
+    let foreign =
+        Server::start_quic(&lab.valid(), |_| vec![(Duration::ZERO, answer(&other_query()))]);
+    let cut = Server::start_quic(&lab.valid(), |_| vec![(Duration::ZERO, Vec::new())]);
+    let closing = Server::start_quic(&lab.valid(), |_| vec![(CLOSE, Vec::new())]);
+
+    for (server, words) in [
+        (&foreign, "another question"),
+        (&cut, "another question"),
+        (&closing, "the connection closed"),
+    ] {
+        let (forwarder, _) = lab.forwarder(&[server], CertDates::RuleR { floor: FLOOR_4H });
+        let error = forwarder.forward(query(7, "www.example.org")).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// Padded to a block, as ours are.
+fn other_query() -> Vec<u8> {
+    let mut query = query(0, "other.example.org");
+    query.resize(128, 0);
+    query
+}
+
+#[tokio::test]
 async fn doh_may_be_asked_by_get() {
     let mut lab = Lab::new("doh-get");
     lab.method = config::Method::Get;
@@ -618,11 +686,29 @@ impl Server {
                 seen.lock().unwrap().push(connection.handshake_kind().unwrap());
                 match transport {
                     Transport::Dot => tokio::spawn(speak_dot(stream, script)),
-                    Transport::Doh => tokio::spawn(speak_doh(stream)),
+                    Transport::Doh | Transport::Doq => tokio::spawn(speak_doh(stream)),
                 };
             }
         });
         Self { address, transport, handshakes, task }
+    }
+
+    fn start_quic(leaf: &Leaf, script: fn(&[u8]) -> Answers) -> Self {
+        let crypto = QuicServerConfig::try_from(leaf.server(&[b"doq"])).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let handshakes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&handshakes);
+        let task = tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                // A client that refuses the certificate ends the handshake.
+                let Ok(connection) = incoming.await else { continue };
+                seen.lock().unwrap().push(HandshakeKind::Full);
+                tokio::spawn(speak_doq(connection, script));
+            }
+        });
+        Self { address, transport: Transport::Doq, handshakes, task }
     }
 
     fn connections(&self) -> usize {
@@ -671,6 +757,25 @@ async fn speak_dot(stream: ServerStream, script: fn(&[u8]) -> Answers) {
                 let _ = sender.send((delay, message));
             });
         }
+    }
+}
+
+async fn speak_doq(connection: quinn::Connection, script: fn(&[u8]) -> Answers) {
+    while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+        let connection = connection.clone();
+        tokio::spawn(async move {
+            let framed = receive.read_to_end(1 << 16).await.unwrap();
+            assert_eq!(framed[2..4], [0, 0], "the id is 0");
+            for (delay, message) in script(&framed[2..]) {
+                if delay == CLOSE {
+                    return connection.close(0_u8.into(), b"");
+                }
+                sleep(delay).await;
+                let len = u16::try_from(message.len()).unwrap().to_be_bytes();
+                send.write_all(&[&len[..], &message].concat()).await.unwrap();
+            }
+            send.finish().unwrap();
+        });
     }
 }
 

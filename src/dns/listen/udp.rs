@@ -22,7 +22,9 @@ impl Udp {
         Self { shared, runtime }
     }
 
-    /// Begins to ask for the answer; it goes out by `socket`, from the address asked.
+    /// Has the answer asked for; it goes out by `socket`, from the address asked.
+    ///
+    /// That is begun here, unless others wait behind: most of what does may be answered at once.
     fn defer(&self, datagram: Datagram<'_>, client: Client, socket: &Arc<Socket>, place: Place) {
         let (shared, socket) = (Arc::clone(&self.shared), Arc::clone(socket));
         let (query, peer) = (datagram.payload.to_vec(), *datagram.peer);
@@ -34,7 +36,11 @@ impl Udp {
             }
             drop(place);
         };
-        Task::new(&self.runtime, work).begin();
+        if datagram.alone {
+            Task::new(&self.runtime, work).begin();
+        } else {
+            self.runtime.spawn(work);
+        }
     }
 }
 

@@ -1,0 +1,75 @@
+//! The validator in force, if there is one, between the answer path and the upstreams.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tracing::error;
+
+use super::services::Upstreams;
+use crate::clock::TimeTrust;
+use crate::config::{self, Config};
+use crate::dns::{Anchors, BoxFuture, Forward, ForwardError, Forwarded, Validator};
+use crate::node::ports::Clock;
+
+/// Asks upstreams, and has their answers validated if the configuration says so.
+#[derive(Debug)]
+pub(super) struct Validation {
+    validator: ArcSwapOption<Validator>,
+    upstreams: Arc<Upstreams>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Validation {
+    pub(super) fn new(
+        config: &Config,
+        upstreams: &Arc<Upstreams>,
+        clock: &Arc<dyn Clock>,
+        trust: TimeTrust,
+    ) -> Arc<Self> {
+        let this = Self {
+            validator: ArcSwapOption::empty(),
+            upstreams: Arc::clone(upstreams),
+            clock: Arc::clone(clock),
+        };
+        this.replace(&config.dns.validation, trust);
+        Arc::new(this)
+    }
+
+    /// Goes over to other settings.
+    pub(super) fn replace(&self, settings: &config::Validation, trust: TimeTrust) {
+        self.validator.store(settings.validate.then(|| {
+            let upstreams = Arc::clone(&self.upstreams) as Arc<dyn Forward>;
+            let anchors = anchors(settings);
+            let clock = Arc::clone(&self.clock);
+            let validator = Validator::new(upstreams, clock, anchors, &settings.negative);
+            validator.rise(trust);
+            Arc::new(validator)
+        }));
+    }
+
+    /// Begins a trust generation.
+    pub(super) fn rise(&self, trust: TimeTrust) {
+        if let Some(validator) = &*self.validator.load() {
+            validator.rise(trust);
+        }
+    }
+}
+
+impl Forward for Validation {
+    fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+        match self.validator.load_full() {
+            Some(validator) => Box::pin(async move { validator.forward(query).await }),
+            None => self.upstreams.forward(query),
+        }
+    }
+}
+
+/// The anchors configured. Without a usable file those of the root are the strict choice.
+fn anchors(settings: &config::Validation) -> Anchors {
+    settings.anchors.as_deref().map_or_else(Anchors::root, |file| {
+        Anchors::from_file(file).unwrap_or_else(|error| {
+            error!(%error, "the built-in trust anchors of the root serve instead");
+            Anchors::root()
+        })
+    })
+}
