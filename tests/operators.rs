@@ -14,10 +14,9 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use firstlight::config::Transport;
 use hickory_proto::op::ResponseCode;
 use lab::distance::Distance;
-use lab::faulty::{Fault, Faulty};
+use lab::faulty::{Fault, Faulty, Over};
 use lab::load::{Asked, Heard, ask_all, quantile};
 use lab::{DAY, Daemon, LOCAL, Lab, Resolver, Wan, eventually, needing, now};
 use libtest_mimic::Arguments;
@@ -40,10 +39,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 
 fn main() {
     let mut trials = vec![needing("unbound", "all_operators_dead", all_dead)];
-    for transport in [Transport::Dot, Transport::Doh] {
+    for transport in [Over::Dot, Over::Doh] {
         for fault in Fault::ALL {
             // DNS over HTTPS leaves ids alone (RFC 8484 section 4.1).
-            if (fault, transport) != (Fault::WrongId, Transport::Doh) {
+            if (fault, transport) != (Fault::WrongId, Over::Doh) {
                 let name = format!("one_operator_{fault:?}_over_{transport:?}").to_lowercase();
                 trials.push(needing("unbound", &name, move || one_fails(fault, transport)));
             }
@@ -54,7 +53,7 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn one_fails(fault: Fault, transport: Transport) {
+fn one_fails(fault: Fault, transport: Over) {
     let scene = Scene::new(transport);
     let questions = match std::env::var("FIRSTLIGHT_QUESTIONS") {
         Ok(number) => number.parse().unwrap(),
@@ -100,7 +99,7 @@ fn one_fails(fault: Fault, transport: Transport) {
 
 /// Nobody answers: what is at hand is given out at once, and the rest is told what is wrong.
 fn all_dead() {
-    let scene = Scene::new(Transport::Dot);
+    let scene = Scene::new(Over::Dot);
     let known = scene.ask("known", 200);
     // Only those of our own operators are outdated soon.
     let own: BTreeSet<_> = scene.own.iter().map(|operator| operator.answer).collect();
@@ -179,21 +178,21 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(first: Transport) -> Self {
+    fn new(first: Over) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let lab = Lab::new();
-        let own: Vec<_> = [(30, first), (31, Transport::Dot), (32, Transport::Doh)]
+        let own: Vec<_> = [(30, first), (31, Over::Dot), (32, Over::Doh)]
             .into_iter()
             .map(|(host, transport)| {
                 // The first is nearest, for all that HTTP costs.
                 let away = match transport {
                     _ if host > 30 => AWAY,
-                    Transport::Dot => AWAY - Duration::from_millis(2),
-                    Transport::Doh => AWAY - Duration::from_millis(4),
+                    Over::Dot => AWAY - Duration::from_millis(2),
+                    Over::Doh => AWAY - Duration::from_millis(4),
                 };
                 Faulty::start(&lab, host, transport, away, runtime.handle())
             })
@@ -209,8 +208,8 @@ impl Scene {
         let (mut setup, wan) = lab.honest();
         for (operator, number) in own.iter().zip(0..) {
             let more = match operator.transport {
-                Transport::Dot => "",
-                Transport::Doh => "transport = \"doh\"\n",
+                Over::Dot => "",
+                Over::Doh => "transport = \"doh\"\n",
             };
             let (name, address) = (&operator.name, operator.address);
             setup = setup.upstream_at(name, &format!("own{number}"), address, more);

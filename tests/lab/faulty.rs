@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firstlight::config::Transport;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record};
@@ -32,6 +31,13 @@ use tokio_rustls::server::TlsStream;
 
 use super::pki::USUAL;
 use super::{DAY, Lab, witness};
+
+/// What an operator is asked over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Over {
+    Dot,
+    Doh,
+}
 
 /// What is wrong with an operator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,7 +106,7 @@ impl Fault {
 pub(crate) struct Faulty {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Over,
     /// What it answers.
     pub(crate) answer: Ipv4Addr,
     fault: watch::Sender<Fault>,
@@ -116,7 +122,7 @@ impl Faulty {
     pub(crate) fn start(
         lab: &Lab,
         host: u8,
-        transport: Transport,
+        transport: Over,
         away: Duration,
         runtime: &Handle,
     ) -> Self {
@@ -125,8 +131,8 @@ impl Faulty {
             let (certificate, key) = lab.authority.issue(name, valid);
             let mut config = witness::configuration(&certificate, &key);
             config.alpn_protocols = vec![match transport {
-                Transport::Dot => b"dot".to_vec(),
-                Transport::Doh => b"h2".to_vec(),
+                Over::Dot => b"dot".to_vec(),
+                Over::Doh => b"h2".to_vec(),
             }];
             Arc::new(config)
         };
@@ -163,7 +169,7 @@ struct Server {
     usual: Arc<ServerConfig>,
     expired: Arc<ServerConfig>,
     misnamed: Arc<ServerConfig>,
-    transport: Transport,
+    transport: Over,
     answer: Ipv4Addr,
     away: Duration,
     fault: watch::Receiver<Fault>,
@@ -201,8 +207,8 @@ impl Server {
             return SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
         }
         match self.transport {
-            Transport::Dot => self.serve_dot(stream).await,
-            Transport::Doh => self.serve_doh(stream).await,
+            Over::Dot => self.serve_dot(stream).await,
+            Over::Doh => self.serve_doh(stream).await,
         }
     }
 
