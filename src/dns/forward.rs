@@ -143,7 +143,7 @@ impl Forwarder {
     /// reported like any outcome. Also warms its connection.
     pub async fn probe(&self, endpoint: EndpointId) {
         if let Some(outgoing) = Outgoing::new(message::root_query()) {
-            let _ = Arc::clone(&self.shared).attempt(endpoint, Arc::new(outgoing)).await;
+            let _ = Arc::clone(&self.shared).attempt(endpoint, Arc::new(outgoing), DOUBT).await;
         }
     }
 }
@@ -208,10 +208,12 @@ const EVENTS: usize = 1024;
 const RACERS: usize = 3;
 /// An endpoint that has not answered for this long has failed.
 const ANSWER: Duration = Duration::from_secs(2);
+/// A connection that is silent for this long, and four times as long as is usual, may be dead.
+const DOUBT: Duration = Duration::from_millis(700);
 /// A better answer than the one at hand is awaited so long.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Clients give up after 5 s.
-const DEADLINE: Duration = Duration::from_millis(4500);
+/// Clients give up after 5 s, some after half of that.
+const DEADLINE: Duration = Duration::from_millis(2400);
 /// While no endpoint answers, a question is most likely in vain.
 const DEADLINE_DOWN: Duration = Duration::from_secs(2);
 /// A hedge for which the budget has nothing is thought of again after this time.
@@ -275,7 +277,9 @@ impl Shared {
         loop {
             if std::mem::take(&mut start_next) {
                 if let Some(candidate) = candidates.next() {
-                    let attempt = Arc::clone(self).attempt(candidate.id, Arc::clone(&outgoing));
+                    let doubt = DOUBT.max(candidate.hedge_after * 4);
+                    let attempt =
+                        Arc::clone(self).attempt(candidate.id, Arc::clone(&outgoing), doubt);
                     racers.0.push((candidate.id, Box::pin(attempt)));
                     hedge.set(sleep(candidate.hedge_after));
                 } else if racers.0.is_empty() {
@@ -350,11 +354,13 @@ impl Shared {
         }
     }
 
-    /// Asks one endpoint and reports how it went.
+    /// Asks one endpoint and reports how it went. A connection that has answered before and gives
+    /// nothing for `doubt` is replaced, and asked again.
     async fn attempt(
         self: Arc<Self>,
         endpoint: EndpointId,
         outgoing: Arc<Outgoing>,
+        doubt: Duration,
     ) -> Result<Found, String> {
         let slot = self.slots.get(endpoint.0).ok_or("an endpoint that does not exist")?;
         let clock = self.client.clock();
@@ -372,7 +378,18 @@ impl Shared {
             let (session, reused) =
                 slot.session(&self).await.map_err(|error| failed(error.to_string()))?;
             let (begun, heard) = (clock.mono(), session.heard());
-            match timeout(ANSWER, session.exchange(&outgoing)).await {
+            let mut exchange = pin!(session.exchange(&outgoing));
+            let mut ended = timeout(doubt.min(ANSWER), &mut exchange).await;
+            if ended.is_err() && doubt < ANSWER {
+                if !fresh && heard > 0 && session.heard() == heard {
+                    // The path may have changed without a word: connections over it are dead.
+                    session.close();
+                    fresh = true;
+                    continue;
+                }
+                ended = timeout(ANSWER - doubt, exchange).await;
+            }
+            match ended {
                 Ok(Ok(answer)) => {
                     let now = clock.mono();
                     let latency = now.saturating_duration_since(begun);

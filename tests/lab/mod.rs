@@ -6,6 +6,10 @@
 
 pub(crate) mod clients;
 mod daemon;
+pub(crate) mod distance;
+pub(crate) mod faulty;
+pub(crate) mod load;
+pub(crate) mod namespace;
 mod pki;
 pub(crate) mod relay;
 mod resolver;
@@ -248,13 +252,23 @@ impl Setup<'_> {
         self
     }
 
-    pub(crate) fn upstream(mut self, resolver: &Resolver, operator: &str) -> Self {
-        let (ip, port) = (resolver.address.ip(), resolver.address.port());
+    pub(crate) fn upstream(self, resolver: &Resolver, operator: &str) -> Self {
+        self.upstream_at(&resolver.name, operator, resolver.address, "")
+    }
+
+    /// `more`: further keys of the upstream.
+    pub(crate) fn upstream_at(
+        mut self,
+        name: &str,
+        operator: &str,
+        address: SocketAddr,
+        more: &str,
+    ) -> Self {
+        let (ip, port) = (address.ip(), address.port());
         writeln!(
             self.text,
-            "[[upstream]]\nname = \"{}\"\noperator = \"{operator}\"\naddresses = [\"{ip}\"]\n\
-             port = {port}\nca = \"ca.pem\"",
-            resolver.name
+            "[[upstream]]\nname = \"{name}\"\noperator = \"{operator}\"\naddresses = [\"{ip}\"]\n\
+             port = {port}\nca = \"ca.pem\"\n{more}",
         )
         .unwrap();
         self

@@ -64,7 +64,7 @@ impl Drop for HttpsServer {
     }
 }
 
-fn configuration(certificate: &str, key: &str) -> ServerConfig {
+pub(super) fn configuration(certificate: &str, key: &str) -> ServerConfig {
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap);
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -1,0 +1,253 @@
+//! 2018: one operator failed, and with it every name. Five operators, of which one at a time fails
+//! in each way that operators fail; then all of them.
+//!
+//! The daemon is real. Two operators are unbound, three answer in this process and do as they are
+//! told; the one that fails is the one that is asked first. The figures are printed. The bounds of
+//! time hold for a release build, and [`SLOWER`] times as much for a debug build that shares its
+//! cores with the operators. `FIRSTLIGHT_QUESTIONS` is how many are asked while one fails.
+#![expect(clippy::unwrap_used, reason = "test code")]
+#![expect(clippy::print_stdout, reason = "the figures")]
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use lab::distance::Distance;
+use lab::faulty::{Fault, Faulty, Over};
+use lab::load::{Asked, Heard, ask_all, quantile};
+use lab::{DAY, Daemon, LOCAL, Lab, Resolver, Wan, eventually, needing, now};
+use libtest_mimic::Arguments;
+use tokio::runtime::Runtime;
+
+/// How many times as long everything may take in a debug build.
+const SLOWER: u32 = if cfg!(debug_assertions) { 3 } else { 1 };
+/// What one bad operator may add, to half of the answers and to 99 in 100.
+const ADDED: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(300)];
+/// What local and stale answers may take, 99 in 100, whoever is dead.
+const AT_HAND: Duration = Duration::from_millis(5);
+/// When nobody answers, a client is told so by then.
+const TOLD: Duration = Duration::from_millis(2500);
+/// Between two questions.
+const EVERY: Duration = Duration::from_millis(10);
+/// How far away the operators are of which all is well.
+const AWAY: Duration = Duration::from_millis(8);
+/// A failure that shows by nothing but silence is a failure after this time.
+const SILENCE: Duration = Duration::from_secs(2);
+
+fn main() {
+    let mut trials = vec![needing("unbound", "all_operators_dead", all_dead)];
+    for transport in [Over::Dot, Over::Doh] {
+        for fault in Fault::ALL {
+            // DNS over HTTPS leaves ids alone (RFC 8484 section 4.1).
+            if (fault, transport) != (Fault::WrongId, Over::Doh) {
+                let name = format!("one_operator_{fault:?}_over_{transport:?}").to_lowercase();
+                trials.push(needing("unbound", &name, move || one_fails(fault, transport)));
+            }
+        }
+    }
+    // One at a time: they measure.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn one_fails(fault: Fault, transport: Over) {
+    let scene = Scene::new(transport);
+    let questions = match std::env::var("FIRSTLIGHT_QUESTIONS") {
+        Ok(number) => number.parse().unwrap(),
+        Err(_) => 400,
+    };
+    let mut healthy = waits(&scene.ask("healthy", 200));
+    let contacts = scene.own[0].contacts();
+
+    scene.own[0].set(fault);
+    let asked = scene.ask("faulty", questions);
+
+    let contacts = scene.own[0].contacts() - contacts;
+    let answers = scene.answers();
+    let good = |heard: &Heard| match heard.code {
+        ResponseCode::NoError => heard.address.is_some_and(|address| answers.contains(&address)),
+        // Only a signature could tell that it lies, and these names have none.
+        code => fault == Fault::Nxdomain && code == ResponseCode::NXDomain,
+    };
+    let failures: Vec<_> =
+        asked.iter().filter(|asked| !asked.heard.as_ref().is_some_and(good)).collect();
+    let mut faulty = waits(&asked);
+    let added = [0.5, 0.99]
+        .map(|part| quantile(&mut faulty, part).saturating_sub(quantile(&mut healthy, part)));
+    let mut at_first = asked.clone();
+    at_first.retain(|asked| asked.after < SILENCE);
+    println!(
+        "  {fault:?} over {transport:?}: {} of {questions} failed, added p50 {:.1?}, p99 {:.1?}; \
+         p50 at first {:.1?}, longest {:.1?}, healthy p50 {:.1?}, p99 {:.1?}; {contacts} contacts",
+        failures.len(),
+        added[0],
+        added[1],
+        quantile(&mut waits(&at_first), 0.5),
+        quantile(&mut faulty, 1.0),
+        quantile(&mut healthy, 0.5),
+        quantile(&mut healthy, 0.99),
+    );
+    assert!(contacts > 0, "nobody asked the operator that fails");
+    assert!(failures.is_empty(), "{failures:#?}\n{}", scene.daemon.log());
+    for (added, most) in added.into_iter().zip(ADDED) {
+        assert!(added <= most * SLOWER, "{added:?} added: {:#?}", scene.daemon.upstreams());
+    }
+}
+
+/// Nobody answers: what is at hand is given out at once, and the rest is told what is wrong.
+fn all_dead() {
+    let scene = Scene::new(Over::Dot);
+    let known = scene.ask("known", 200);
+    // Only those of our own operators are outdated soon.
+    let own: BTreeSet<_> = scene.own.iter().map(|operator| operator.answer).collect();
+    let outdated: Vec<String> = known
+        .into_iter()
+        .filter(|asked| {
+            asked.heard.as_ref().is_some_and(|heard| own.contains(&heard.address.unwrap()))
+        })
+        .map(|asked| asked.name)
+        .collect();
+    assert!(outdated.len() > 50, "{} names known", outdated.len());
+    std::thread::sleep(Duration::from_millis(1500));
+
+    scene.own.iter().for_each(|operator| operator.set(Fault::Silent));
+    scene.ways.iter().for_each(|way| way.silence(true));
+    let begin = now();
+    for round in ["at first", "once it is known"] {
+        let names: Vec<_> = (0..150)
+            .flat_map(|number| {
+                [
+                    LOCAL.0.to_owned(),
+                    outdated[number % outdated.len()].clone(),
+                    format!("unknown{number}.{}.lab.example.com", round.len()),
+                ]
+            })
+            .collect();
+        let asked = ask_all(scene.lab.dns(), &names, EVERY);
+        let part =
+            |first: usize| -> Vec<Asked> { asked.iter().skip(first).step_by(3).cloned().collect() };
+        let (local, stale, unknown) = (part(0), part(1), part(2));
+        let [mut for_local, mut for_stale, mut for_unknown] =
+            [&local, &stale, &unknown].map(|asked| waits(asked));
+        println!(
+            "  all dead, {round}: local p99 {:.1?}; stale p50 {:.1?}, p99 {:.1?}, longest {:.1?}; \
+             told of it p50 {:.1?}, longest {:.1?}",
+            quantile(&mut for_local, 0.99),
+            quantile(&mut for_stale, 0.5),
+            quantile(&mut for_stale, 0.99),
+            quantile(&mut for_stale, 1.0),
+            quantile(&mut for_unknown, 0.5),
+            quantile(&mut for_unknown, 1.0),
+        );
+        for asked in local.iter().chain(&stale) {
+            let heard = asked.heard.as_ref().unwrap_or_else(|| panic!("{round}: {asked:?}"));
+            assert_eq!(heard.code, ResponseCode::NoError, "{round}: {asked:?}");
+        }
+        for asked in &unknown {
+            let heard = asked.heard.as_ref().unwrap_or_else(|| panic!("{round}: {asked:?}"));
+            assert_eq!(heard.code, ResponseCode::ServFail, "{round}: {asked:?}");
+            assert!(heard.error.is_some(), "{round}: {asked:?}");
+        }
+        assert!(quantile(&mut for_unknown, 1.0) <= TOLD + EVERY * SLOWER, "{round}");
+        assert!(quantile(&mut for_local, 0.99) <= AT_HAND * SLOWER, "{round}");
+        if round == "at first" {
+            let known = eventually(Duration::from_secs(10), || {
+                scene.daemon.upstreams().iter().all(|upstream| upstream.state != "up").then(now)
+            });
+            let known = known.unwrap_or_else(|| panic!("{:#?}", scene.daemon.upstreams()));
+            println!("  all known to be dead after {:.1?}", known - begin);
+        } else {
+            assert!(quantile(&mut for_stale, 0.99) <= AT_HAND * SLOWER, "{round}");
+        }
+    }
+}
+
+/// Five operators, and a daemon that knows the time and all of them.
+struct Scene {
+    daemon: Daemon,
+    /// The first is the one that is asked first.
+    own: Vec<Faulty>,
+    unbounds: Vec<Resolver>,
+    ways: Vec<Distance>,
+    lab: Lab,
+    _wan: Wan,
+    _runtime: Runtime,
+}
+
+impl Scene {
+    fn new(first: Over) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let lab = Lab::new();
+        let own: Vec<_> = [(30, first), (31, Over::Dot), (32, Over::Doh)]
+            .into_iter()
+            .map(|(host, transport)| {
+                // The first is nearest, for all that HTTP costs.
+                let away = match transport {
+                    _ if host > 30 => AWAY,
+                    Over::Dot => AWAY - Duration::from_millis(2),
+                    Over::Doh => AWAY - Duration::from_millis(4),
+                };
+                Faulty::start(&lab, host, transport, away, runtime.handle())
+            })
+            .collect();
+        let (mut unbounds, mut ways) = (Vec::new(), Vec::new());
+        for host in [33, 34] {
+            let mut unbound = Resolver::new(&lab, host, (-DAY, 89 * DAY));
+            unbound.start();
+            let (server, runtime) = (unbound.address, runtime.handle());
+            ways.push(Distance::start(&lab, host + 10, server, AWAY, runtime));
+            unbounds.push(unbound);
+        }
+        let (mut setup, wan) = lab.honest();
+        for (operator, number) in own.iter().zip(0..) {
+            let more = match operator.transport {
+                Over::Dot => "",
+                Over::Doh => "transport = \"doh\"\n",
+            };
+            let (name, address) = (&operator.name, operator.address);
+            setup = setup.upstream_at(name, &format!("own{number}"), address, more);
+        }
+        for (unbound, way) in unbounds.iter().zip(&ways) {
+            setup = setup.upstream_at(&unbound.name, &unbound.name, way.address, "");
+        }
+        let mut daemon = setup.without_rate().boot();
+        daemon.serves(&lab).unwrap();
+        daemon
+            .wait_for("the time is known", 20, |status| status.time.certificate_dates == "strict");
+        let scene = Self { daemon, own, unbounds, ways, lab, _wan: wan, _runtime: runtime };
+        let preferred = eventually(Duration::from_secs(30), || {
+            scene.ask(&format!("warm{}", rand::random::<u32>()), 100);
+            let upstreams = scene.daemon.upstreams();
+            let first = upstreams.iter().find(|upstream| upstream.place == 1)?;
+            // Until it is known how long answers take, all hedges are late.
+            (first.name == scene.own[0].name && first.hedge_after_ms < 100.0).then_some(())
+        });
+        assert!(preferred.is_some(), "{:#?}", scene.daemon.upstreams());
+        scene
+    }
+
+    /// Asks for names that nobody has asked for before.
+    fn ask(&self, names: &str, questions: u32) -> Vec<Asked> {
+        let names: Vec<_> =
+            (0..questions).map(|number| format!("n{number}.{names}.lab.example.com")).collect();
+        ask_all(self.lab.dns(), &names, EVERY)
+    }
+
+    /// What the operators answer.
+    fn answers(&self) -> BTreeSet<Ipv4Addr> {
+        let own = self.own.iter().map(|operator| operator.answer);
+        own.chain(self.unbounds.iter().map(|unbound| unbound.answer)).collect()
+    }
+}
+
+/// How long the answers took.
+fn waits(asked: &[Asked]) -> Vec<Duration> {
+    asked.iter().filter_map(|asked| Some(asked.heard.as_ref()?.took)).collect()
+}
