@@ -387,7 +387,7 @@ impl Shared {
                     fresh = true;
                     continue;
                 }
-                ended = timeout(ANSWER - doubt, exchange).await;
+                ended = timeout(ANSWER.saturating_sub(doubt), exchange).await;
             }
             match ended {
                 Ok(Ok(answer)) => {
