@@ -1,6 +1,7 @@
 //! Tests in a network of their own (a network namespace), where packets may be lost on purpose.
 
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -69,6 +70,7 @@ impl Line {
 
     /// What belongs to the TCP connections that there are to these is lost; others
     /// come through. How many there are.
+    #[expect(clippy::unused_self, reason = "it is done to this line")]
     pub(crate) fn silence_connections(&self, hosts: &[SocketAddr]) -> usize {
         let (mut rules, mut connections) = (String::new(), 0);
         for host in hosts {
@@ -80,8 +82,8 @@ impl Line {
                 let port = line.split_whitespace().nth(2).unwrap().rsplit(':').next().unwrap();
                 let rule = "add rule inet lab arriving ip";
                 let ip = host.ip();
-                rules += &format!("{rule} daddr {ip} tcp sport {port} drop; ");
-                rules += &format!("{rule} saddr {ip} tcp dport {port} drop; ");
+                write!(rules, "{rule} daddr {ip} tcp sport {port} drop; ").unwrap();
+                write!(rules, "{rule} saddr {ip} tcp dport {port} drop; ").unwrap();
                 connections += 1;
             }
         }

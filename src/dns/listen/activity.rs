@@ -17,6 +17,8 @@ use tokio::time::timeout;
 const MAX_CHATTER: usize = 32 << 10;
 /// The same for each request under way: twice the longest body.
 const MAX_BODY: usize = 128 << 10;
+/// The same once a request has ended, whose body may still be on its way: what a window holds.
+const MAX_TAIL: usize = 64 << 10;
 /// Octets of answers that a client has not taken, beyond which its next request waits.
 const MAX_UNTAKEN: usize = 16 << 10;
 /// Room that a buffer may have beyond its answer.
@@ -29,6 +31,8 @@ const TURN: usize = 16 << 10;
 pub(super) struct Activity {
     started: AtomicU64,
     running: AtomicUsize,
+    /// A request has ended.
+    answered: AtomicBool,
     /// Octets that came since a request last started.
     chatter: AtomicUsize,
     /// Octets of answers that are not on their way yet.
@@ -96,7 +100,8 @@ impl Activity {
     /// Notes that `octets` have come; whether they are too many.
     fn chatted(&self, octets: usize) -> bool {
         let chatter = self.chatter.fetch_add(octets, Ordering::Relaxed) + octets;
-        chatter > MAX_CHATTER + MAX_BODY * self.running.load(Ordering::Relaxed)
+        let tail = if self.answered.load(Ordering::Relaxed) { MAX_TAIL } else { 0 };
+        chatter > MAX_CHATTER + tail + MAX_BODY * self.running.load(Ordering::Relaxed)
     }
 }
 
@@ -114,6 +119,7 @@ pub(super) struct UnderWay(Arc<Activity>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.0.answered.store(true, Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
