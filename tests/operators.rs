@@ -67,10 +67,11 @@ fn one_fails(fault: Fault, transport: Over) {
 
     let contacts = scene.own[0].contacts() - contacts;
     let answers = scene.answers();
-    let good = |heard: &Heard| match heard.code {
-        ResponseCode::NoError => heard.address.is_some_and(|address| answers.contains(&address)),
+    let good = |heard: &Heard| {
         // Only a signature could tell that it lies, and these names have none.
-        code => fault == Fault::Nxdomain && code == ResponseCode::NXDomain,
+        let lied_to = fault == Fault::Nxdomain && heard.code == ResponseCode::NXDomain;
+        let known = heard.address.is_some_and(|address| answers.contains(&address));
+        lied_to || (heard.code == ResponseCode::NoError && known)
     };
     let failures: Vec<_> =
         asked.iter().filter(|asked| !asked.heard.as_ref().is_some_and(good)).collect();
@@ -191,8 +192,8 @@ impl Scene {
                 // The first is nearest, for all that HTTP costs.
                 let away = match transport {
                     _ if host > 30 => AWAY,
-                    Over::Dot => AWAY - Duration::from_millis(2),
-                    Over::Doh => AWAY - Duration::from_millis(4),
+                    Over::Dot => AWAY.saturating_sub(Duration::from_millis(2)),
+                    Over::Doh => AWAY.saturating_sub(Duration::from_millis(4)),
                 };
                 Faulty::start(&lab, host, transport, away, runtime.handle())
             })

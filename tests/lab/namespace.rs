@@ -1,4 +1,5 @@
 //! Tests in a network of their own (a network namespace), where packets may be lost on purpose.
+#![expect(clippy::unused_self, reason = "what is done is done to this line")]
 
 use std::env;
 use std::fmt::Write as _;
@@ -70,7 +71,6 @@ impl Line {
 
     /// What belongs to the TCP connections that there are to these is lost; others
     /// come through. How many there are.
-    #[expect(clippy::unused_self, reason = "it is done to this line")]
     pub(crate) fn silence_connections(&self, hosts: &[SocketAddr]) -> usize {
         let (mut rules, mut connections) = (String::new(), 0);
         for host in hosts {
