@@ -4,7 +4,12 @@
 //! unbound and dnsdist forward beside the daemon, over TLS to the same resolvers, and all three are
 //! asked ten times a second throughout. The figures are printed. `FIRSTLIGHT_OUTAGES` gives the
 //! lengths of outages in seconds, like `10,60,150`.
-#![expect(clippy::unwrap_used, reason = "test code")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "test code"
+)]
 #![expect(clippy::print_stdout, reason = "the figures")]
 
 mod lab;
@@ -106,9 +111,10 @@ fn back(asked: &[Asked], restored: Duration, fresh: &[Ipv4Addr]) -> Option<Durat
     };
     let came: Vec<_> = asked.iter().filter_map(good).collect();
     // Else nothing was lost, and nothing is shown by this.
-    let silent = |at: &Duration| *at > restored - Duration::from_secs(8) && *at < restored;
+    let silent =
+        |at: &Duration| *at > restored.saturating_sub(Duration::from_secs(8)) && *at < restored;
     assert!(!came.iter().any(silent), "there was no outage");
-    came.into_iter().filter(|at| *at >= restored).min().map(|at| at - restored)
+    came.into_iter().filter(|at| *at >= restored).min().map(|at| at.saturating_sub(restored))
 }
 
 /// unbound as a forwarder, with everything at its default.

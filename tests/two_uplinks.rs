@@ -99,6 +99,6 @@ fn figures(asked: &[Asked], died: Duration, fresh: &[Ipv4Addr]) -> (Duration, Du
     let first = asked.iter().filter(|asked| asked.after >= cut).filter_map(came).min().unwrap();
     let mut all: Vec<_> = asked.iter().filter_map(came).collect();
     all.sort_unstable();
-    let gap = all.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-    (first - died, gap, lost)
+    let gap = all.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap();
+    (first.saturating_sub(died), gap, lost)
 }
