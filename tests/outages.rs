@@ -19,7 +19,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use lab::clients::ask_udp;
 use lab::load::{Asked, ask_all};
-use lab::namespace::{Line, run_inside};
+use lab::namespace::{Line, run_inside, uplink};
 use lab::{Lab, Resolver, YEAR, eventually, find};
 
 /// A fresh answer must be there so soon after the line is.
@@ -42,6 +42,7 @@ fn outages() {
     let lengths = env::var("FIRSTLIGHT_OUTAGES").unwrap_or_else(|_| "10".to_owned());
     let lab = Lab::new();
     let line = Line::new(&lab);
+    uplink(1, 100);
     let mut resolvers = [30, 31].map(|host| Resolver::new(&lab, host, (-20 * YEAR, 20 * YEAR)));
     resolvers.iter_mut().for_each(Resolver::start);
     let (mut setup, _wan) = lab.honest();

@@ -109,6 +109,15 @@ impl Line {
     }
 }
 
+/// A default route that leads nowhere but out; of several that with the least `metric` is used.
+pub(crate) fn uplink(number: u8, metric: u16) {
+    shell(&format!("ip link add up{number} type veth peer name router{number}"));
+    shell(&format!("ip address add 192.168.{number}.2/24 dev up{number}"));
+    shell(&format!("ip link set router{number} up"));
+    shell(&format!("ip link set up{number} up"));
+    shell(&format!("ip route add default via 192.168.{number}.1 metric {metric}"));
+}
+
 /// Runs a command of words without spaces.
 pub(crate) fn shell(command: &str) {
     let mut words = command.split(' ');
