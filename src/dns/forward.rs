@@ -379,10 +379,10 @@ impl Shared {
                     // The path may have changed without a word: connections over it are dead.
                     session.close();
                     fresh = true;
-                    left -= doubt;
+                    left = left.saturating_sub(doubt);
                     continue;
                 }
-                ended = timeout(left - doubt, exchange).await;
+                ended = timeout(left.saturating_sub(doubt), exchange).await;
             }
             match ended {
                 Ok(Ok(answer)) => {

@@ -382,7 +382,7 @@ async fn a_connection_from_which_nothing_comes_back_is_replaced_before_a_client_
     assert!(ask_only(&forwarder, 0).await.is_ok());
     let begun = lab.clock_mono();
     assert!(ask_only(&forwarder, 0).await.is_ok());
-    assert!(lab.clock_mono() - begun < Duration::from_millis(1000));
+    assert!(lab.clock_mono() - begun < Duration::from_secs(1));
     assert!(ask_only(&forwarder, 0).await.is_ok());
 
     assert_eq!(server.connections(), 2);
