@@ -99,9 +99,8 @@ fn query(id: u16, name: &str) -> Vec<u8> {
 }
 
 fn read(message: &Message, took: Duration) -> Heard {
-    let address = message.answers.iter().find_map(|record| match &record.data {
-        RData::A(address) => Some(address.0),
-        _ => None,
+    let address = message.answers.iter().find_map(|record| {
+        if let RData::A(address) = &record.data { Some(address.0) } else { None }
     });
     let error = message.edns.as_ref().and_then(|edns| {
         let option = edns.option(EdnsCode::Unknown(15))?;

@@ -1,6 +1,7 @@
 //! Tests in a network of their own (a network namespace), where packets may be lost on purpose.
 
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -45,6 +46,8 @@ pub(crate) fn run_inside(programs: &[&str], tests: &[(&'static str, fn())]) {
 
 /// Loses what goes to and comes from the world, which are the lab's machines from number 10 on.
 pub(crate) struct Line {
+    /// Of packets that arrive.
+    chain: &'static str,
     world: String,
 }
 
@@ -57,13 +60,16 @@ impl Line {
         nft("add chain inet lab leaving { type filter hook output priority 0; }");
         nft("add rule inet lab leaving udp dport 53 counter");
         nft("add rule inet lab leaving tcp dport 53 counter");
-        Self { world: format!("{}-{}", lab.address(10), lab.address(99)) }
+        Self {
+            chain: "inet lab arriving",
+            world: format!("{}-{}", lab.address(10), lab.address(99)),
+        }
     }
 
     /// Everything is lost from here on.
     pub(crate) fn silence(&self) {
         for side in ["saddr", "daddr"] {
-            nft(&format!("add rule inet lab arriving ip {side} {} drop", self.world));
+            nft(&format!("add rule {} ip {side} {} drop", self.chain, self.world));
         }
     }
 
@@ -78,10 +84,9 @@ impl Line {
             let output = String::from_utf8(output.unwrap().stdout).unwrap();
             for line in output.lines() {
                 let port = line.split_whitespace().nth(2).unwrap().rsplit(':').next().unwrap();
-                let rule = "add rule inet lab arriving ip";
-                let ip = host.ip();
-                rules += &format!("{rule} daddr {ip} tcp sport {port} drop; ");
-                rules += &format!("{rule} saddr {ip} tcp dport {port} drop; ");
+                let (chain, ip) = (self.chain, host.ip());
+                write!(rules, "add rule {chain} ip daddr {ip} tcp sport {port} drop; ").unwrap();
+                write!(rules, "add rule {chain} ip saddr {ip} tcp dport {port} drop; ").unwrap();
                 connections += 1;
             }
         }
@@ -92,21 +97,21 @@ impl Line {
 
     /// Nothing is lost any more.
     pub(crate) fn restore(&self) {
-        nft("flush chain inet lab arriving");
+        nft(&format!("flush chain {}", self.chain));
     }
+}
 
-    /// How many packets went to port 53, wherever.
-    pub(crate) fn plaintext(&self) -> u64 {
-        let output = Command::new("nft").args(["list", "chain", "inet", "lab", "leaving"]).output();
-        let output = String::from_utf8(output.unwrap().stdout).unwrap();
-        let counts = output
-            .split("packets ")
-            .skip(1)
-            .map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap());
-        let counts: Vec<_> = counts.collect();
-        assert_eq!(counts.len(), 2, "{output}");
-        counts.iter().sum()
-    }
+/// How many packets went to port 53, wherever.
+pub(crate) fn plaintext() -> u64 {
+    let output = Command::new("nft").args(["list", "chain", "inet", "lab", "leaving"]).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    let counts = output
+        .split("packets ")
+        .skip(1)
+        .map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap());
+    let counts: Vec<_> = counts.collect();
+    assert_eq!(counts.len(), 2, "{output}");
+    counts.iter().sum()
 }
 
 /// A default route that leads nowhere but out; of several that with the least `metric` is used.
