@@ -15,6 +15,7 @@
 mod lab;
 
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use lab::clients::ask_udp;
 use lab::load::{Asked, ask_all};
-use lab::namespace::{Line, run_inside};
+use lab::namespace::{Line, plaintext, run_inside, uplink};
 use lab::{Lab, Resolver, YEAR, eventually, find};
 
 /// A fresh answer must be there so soon after the line is.
@@ -47,6 +48,7 @@ fn outages() {
     let lengths = env::var("FIRSTLIGHT_OUTAGES").unwrap_or_else(|_| "10".to_owned());
     let lab = Lab::new();
     let line = Line::new(&lab);
+    uplink(1, 100);
     let mut resolvers = [30, 31].map(|host| Resolver::new(&lab, host, (-20 * YEAR, 20 * YEAR)));
     resolvers.iter_mut().for_each(Resolver::start);
     let (mut setup, _wan) = lab.honest();
@@ -95,7 +97,7 @@ fn outages() {
         }
         assert!(backs[0].is_some_and(|back| back <= BACK), "{backs:?}\n{}", daemon.log());
     }
-    assert_eq!(line.plaintext(), 0, "packets to port 53");
+    assert_eq!(plaintext(), 0, "packets to port 53");
     for mut peer in peers {
         peer.kill().unwrap();
         peer.wait().unwrap();
@@ -119,10 +121,11 @@ fn back(asked: &[Asked], restored: Duration, fresh: &[Ipv4Addr]) -> Option<Durat
 
 /// unbound as a forwarder, with everything at its default.
 fn unbound(lab: &Lab, resolvers: &[Resolver]) -> Child {
-    let forward: String = resolvers
-        .iter()
-        .map(|it| format!("forward-addr: {}@{}#{}\n", it.address.ip(), it.address.port(), it.name))
-        .collect();
+    let mut forward = String::new();
+    for it in resolvers {
+        let (ip, port, name) = (it.address.ip(), it.address.port(), &it.name);
+        writeln!(forward, "forward-addr: {ip}@{port}#{name}").unwrap();
+    }
     let address = lab.place(2, 5300);
     let text = format!(
         "server:\n\
@@ -157,11 +160,13 @@ fn dnsdist(lab: &Lab, resolvers: &[Resolver]) -> Child {
     let mut text = format!("setLocal(\"{address}\")\nsetSecurityPollSuffix(\"\")\n");
     for resolver in resolvers {
         let (address, name, ca) = (resolver.address, &resolver.name, lab.path("ca.pem"));
-        text += &format!(
+        writeln!(
+            text,
             "newServer({{address=\"{address}\", tls=\"openssl\", subjectName=\"{name}\", \
-             caStore=\"{}\", checkName=\"check.lab.example.com.\"}})\n",
+             caStore=\"{}\", checkName=\"check.lab.example.com.\"}})",
             ca.display(),
-        );
+        )
+        .unwrap();
     }
     let file = lab.path("dnsdist.conf");
     fs::write(&file, text).unwrap();

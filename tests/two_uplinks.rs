@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use lab::load::{Asked, ask_all};
-use lab::namespace::{Line, run_inside, shell};
+use lab::namespace::{Line, plaintext, run_inside, shell, uplink};
 use lab::{DAY, Lab, Resolver};
 
 /// A first answer must have come over the second uplink by then, if nothing tells of the change,
@@ -41,13 +41,8 @@ fn main() {
 fn change_over(seen: bool, most: Duration) {
     let lab = Lab::new();
     let line = Line::new(&lab);
-    for (number, metric) in [(1, 100), (2, 200)] {
-        shell(&format!("ip link add up{number} type veth peer name router{number}"));
-        shell(&format!("ip address add 192.168.{number}.2/24 dev up{number}"));
-        shell(&format!("ip link set router{number} up"));
-        shell(&format!("ip link set up{number} up"));
-        shell(&format!("ip route add default via 192.168.{number}.1 metric {metric}"));
-    }
+    uplink(1, 100);
+    uplink(2, 200);
     let mut resolvers = [30, 31, 32].map(|host| Resolver::new(&lab, host, (-DAY, 89 * DAY)));
     resolvers.iter_mut().for_each(Resolver::start);
     let (mut setup, _wan) = lab.honest();
@@ -82,7 +77,7 @@ fn change_over(seen: bool, most: Duration) {
     assert!(gap > EVERY * 3 / 2, "nothing was cut");
     assert!(first <= most, "{first:?}\n{}", daemon.log());
     assert_eq!(lost, 0, "{}", daemon.log());
-    assert_eq!(line.plaintext(), 0, "packets to port 53");
+    assert_eq!(plaintext(), 0, "packets to port 53");
 }
 
 /// When the first question asked past `died` was answered, counted from there; the longest time

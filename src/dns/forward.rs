@@ -373,21 +373,22 @@ impl Shared {
             self.failed(slot, asked);
             told(reason)
         };
-        let mut fresh = false;
+        let (mut fresh, mut left) = (false, ANSWER);
         loop {
             let (session, reused) =
                 slot.session(&self).await.map_err(|error| failed(error.to_string()))?;
             let (begun, heard) = (clock.mono(), session.heard());
             let mut exchange = pin!(session.exchange(&outgoing));
-            let mut ended = timeout(doubt.min(ANSWER), &mut exchange).await;
-            if ended.is_err() && doubt < ANSWER {
+            let mut ended = timeout(doubt.min(left), &mut exchange).await;
+            if ended.is_err() && doubt < left {
                 if !fresh && heard > 0 && session.heard() == heard {
                     // The path may have changed without a word: connections over it are dead.
                     session.close();
                     fresh = true;
+                    left = left.saturating_sub(doubt);
                     continue;
                 }
-                ended = timeout(ANSWER.saturating_sub(doubt), exchange).await;
+                ended = timeout(left.saturating_sub(doubt), exchange).await;
             }
             match ended {
                 Ok(Ok(answer)) => {

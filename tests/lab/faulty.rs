@@ -198,10 +198,12 @@ impl Server {
             std::future::pending::<()>().await;
         }
         client.set_nodelay(true)?;
-        let config = match fault {
-            Fault::Expired => &self.expired,
-            Fault::WrongName => &self.misnamed,
-            _ => &self.usual,
+        let config = if fault == Fault::Expired {
+            &self.expired
+        } else if fault == Fault::WrongName {
+            &self.misnamed
+        } else {
+            &self.usual
         };
         let stream = TlsAcceptor::from(Arc::clone(config)).accept(client).await?;
         if fault == Fault::Resets {
@@ -289,10 +291,11 @@ impl Server {
         self.contacts.fetch_add(1, Ordering::Relaxed);
         sleep(self.away).await;
         let fault = *self.fault.borrow();
-        match fault {
-            Fault::Silent | Fault::HalfOpen => std::future::pending().await,
-            Fault::Slow => sleep(Duration::from_secs(2)).await,
-            _ => {}
+        if matches!(fault, Fault::Silent | Fault::HalfOpen) {
+            std::future::pending::<()>().await;
+        }
+        if fault == Fault::Slow {
+            sleep(Duration::from_secs(2)).await;
         }
         let mut message = Message::from_vec(query).unwrap();
         message.metadata.message_type = MessageType::Response;
@@ -303,29 +306,26 @@ impl Server {
             let other = Name::from_ascii("other.example.org.").unwrap();
             message.queries[0].set_name(other);
         }
-        let denial = match fault {
-            Fault::Servfail => Some(ResponseCode::ServFail),
-            Fault::Refused => Some(ResponseCode::Refused),
-            Fault::Nxdomain => Some(ResponseCode::NXDomain),
-            _ => None,
-        };
-        if let Some(denial) = denial {
+        let denials = [
+            (Fault::Servfail, ResponseCode::ServFail),
+            (Fault::Refused, ResponseCode::Refused),
+            (Fault::Nxdomain, ResponseCode::NXDomain),
+        ];
+        if let Some((_, denial)) = denials.into_iter().find(|(cause, _)| *cause == fault) {
             message.metadata.response_code = denial;
         } else if Name::from_ascii(ZONE).unwrap().zone_of(message.queries[0].name()) {
             let name = message.queries[0].name().clone();
             message.add_answer(Record::from_rdata(name, TTL, RData::A(A(self.answer))));
         }
-        match fault {
-            Fault::WrongId => message.metadata.id ^= 0x5555,
-            Fault::Truncated => message.metadata.truncation = true,
-            _ => {}
+        if fault == Fault::WrongId {
+            message.metadata.id ^= 0x5555;
         }
+        message.metadata.truncation = fault == Fault::Truncated;
         let mut octets = message.to_vec().unwrap();
-        let junk = match fault {
-            Fault::Garbage => 100,
-            Fault::Oversize => 100_000,
-            _ => return (fault, octets),
-        };
+        if !matches!(fault, Fault::Garbage | Fault::Oversize) {
+            return (fault, octets);
+        }
+        let junk = if fault == Fault::Garbage { 100 } else { 100_000 };
         octets.truncate(2);
         let noise: [u8; 64] = rand::random();
         octets.extend(noise.iter().cycle().take(junk));

@@ -47,6 +47,8 @@ pub(crate) fn run_inside(programs: &[&str], tests: &[(&'static str, fn())]) {
 
 /// Loses what goes to and comes from the world, which are the lab's machines from number 10 on.
 pub(crate) struct Line {
+    /// Of packets that arrive.
+    chain: &'static str,
     world: String,
 }
 
@@ -59,13 +61,16 @@ impl Line {
         nft("add chain inet lab leaving { type filter hook output priority 0; }");
         nft("add rule inet lab leaving udp dport 53 counter");
         nft("add rule inet lab leaving tcp dport 53 counter");
-        Self { world: format!("{}-{}", lab.address(10), lab.address(99)) }
+        Self {
+            chain: "inet lab arriving",
+            world: format!("{}-{}", lab.address(10), lab.address(99)),
+        }
     }
 
     /// Everything is lost from here on.
     pub(crate) fn silence(&self) {
         for side in ["saddr", "daddr"] {
-            nft(&format!("add rule inet lab arriving ip {side} {} drop", self.world));
+            nft(&format!("add rule {} ip {side} {} drop", self.chain, self.world));
         }
     }
 
@@ -80,10 +85,9 @@ impl Line {
             let output = String::from_utf8(output.unwrap().stdout).unwrap();
             for line in output.lines() {
                 let port = line.split_whitespace().nth(2).unwrap().rsplit(':').next().unwrap();
-                let rule = "add rule inet lab arriving ip";
-                let ip = host.ip();
-                write!(rules, "{rule} daddr {ip} tcp sport {port} drop; ").unwrap();
-                write!(rules, "{rule} saddr {ip} tcp dport {port} drop; ").unwrap();
+                let (chain, ip) = (self.chain, host.ip());
+                write!(rules, "add rule {chain} ip daddr {ip} tcp sport {port} drop; ").unwrap();
+                write!(rules, "add rule {chain} ip saddr {ip} tcp dport {port} drop; ").unwrap();
                 connections += 1;
             }
         }
@@ -94,21 +98,30 @@ impl Line {
 
     /// Nothing is lost any more.
     pub(crate) fn restore(&self) {
-        nft("flush chain inet lab arriving");
+        nft(&format!("flush chain {}", self.chain));
     }
+}
 
-    /// How many packets went to port 53, wherever.
-    pub(crate) fn plaintext(&self) -> u64 {
-        let output = Command::new("nft").args(["list", "chain", "inet", "lab", "leaving"]).output();
-        let output = String::from_utf8(output.unwrap().stdout).unwrap();
-        let counts = output
-            .split("packets ")
-            .skip(1)
-            .map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap());
-        let counts: Vec<_> = counts.collect();
-        assert_eq!(counts.len(), 2, "{output}");
-        counts.iter().sum()
-    }
+/// How many packets went to port 53, wherever.
+pub(crate) fn plaintext() -> u64 {
+    let output = Command::new("nft").args(["list", "chain", "inet", "lab", "leaving"]).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    let counts = output
+        .split("packets ")
+        .skip(1)
+        .map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap());
+    let counts: Vec<_> = counts.collect();
+    assert_eq!(counts.len(), 2, "{output}");
+    counts.iter().sum()
+}
+
+/// A default route that leads nowhere but out; of several that with the least `metric` is used.
+pub(crate) fn uplink(number: u8, metric: u16) {
+    shell(&format!("ip link add up{number} type veth peer name router{number}"));
+    shell(&format!("ip address add 192.168.{number}.2/24 dev up{number}"));
+    shell(&format!("ip link set router{number} up"));
+    shell(&format!("ip link set up{number} up"));
+    shell(&format!("ip route add default via 192.168.{number}.1 metric {metric}"));
 }
 
 /// Runs a command of words without spaces.
