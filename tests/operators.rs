@@ -27,8 +27,9 @@ use tokio::runtime::Runtime;
 const SLOWER: u32 = if cfg!(debug_assertions) { 3 } else { 1 };
 /// What one bad operator may add, to half of the answers and to 99 in 100.
 const ADDED: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(300)];
-/// What local and stale answers may take, 99 in 100, whoever is dead.
-const AT_HAND: Duration = Duration::from_millis(5);
+/// What local and stale answers may take, 99 in 100, whoever is dead. Beside the operators, on the
+/// cores of a debug build, it is the machine's scheduler that is measured.
+const AT_HAND: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 5 });
 /// When nobody answers, a client is told so by then.
 const TOLD: Duration = Duration::from_millis(2500);
 /// Between two questions.
@@ -161,11 +162,11 @@ fn all_dead() {
             assert!(heard.error.is_some(), "{round}: {asked:?}");
         }
         assert!(quantile(&mut for_unknown, 1.0) <= TOLD + EVERY * SLOWER, "{round}");
-        assert!(quantile(&mut for_local, 0.99) <= AT_HAND * SLOWER, "{round}");
+        assert!(quantile(&mut for_local, 0.99) <= AT_HAND, "{round}");
         if round == "at first" {
             println!("  all known to be dead after {:.1?}", known - begin);
         } else {
-            assert!(quantile(&mut for_stale, 0.99) <= AT_HAND * SLOWER, "{round}");
+            assert!(quantile(&mut for_stale, 0.99) <= AT_HAND, "{round}");
         }
     }
 }

@@ -1,5 +1,4 @@
 //! Tests in a network of their own (a network namespace), where packets may be lost on purpose.
-#![expect(clippy::unused_self, reason = "what is done is done to this line")]
 
 use std::env;
 use std::fmt::Write as _;
