@@ -4,12 +4,7 @@
 //! unbound and dnsdist forward beside the daemon, over TLS to the same resolvers, and all three are
 //! asked ten times a second throughout. The figures are printed. `FIRSTLIGHT_OUTAGES` gives the
 //! lengths of outages in seconds, like `10,60,150`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::format_push_string,
-    clippy::format_collect,
-    reason = "test code"
-)]
+#![expect(clippy::unwrap_used, reason = "test code")]
 #![expect(clippy::print_stdout, reason = "the figures")]
 
 mod lab;
