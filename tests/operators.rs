@@ -59,7 +59,7 @@ fn one_fails(fault: Fault, transport: Over) {
     let scene = Scene::new(transport);
     let questions = match std::env::var("FIRSTLIGHT_QUESTIONS") {
         Ok(number) => number.parse().unwrap(),
-        Err(_) => 500,
+        Err(_) => 250,
     };
     let mut healthy = waits(&scene.ask("healthy", 200));
     let contacts = scene.own[0].contacts();
