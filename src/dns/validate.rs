@@ -76,7 +76,9 @@ impl Validator {
         let dnssec_ok = asked.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
         if asked.metadata.checking_disabled {
             // Whoever asks so validates by itself: the data as it is, and no word of ours on it.
-            return self.inner.forward(query).await;
+            let mut forwarded = self.inner.forward(query).await?;
+            disclaim(&mut forwarded.message);
+            return Ok(forwarded);
         }
         if self.negative.iter().any(|name| name.zone_of(question.name())) {
             let mut forwarded = self.inner.forward(query).await?;
@@ -190,5 +192,39 @@ fn disclaim(message: &mut [u8]) {
     const AD: u8 = 0x20;
     if let Some(flags) = message.get_mut(3) {
         *flags &= !AD;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upstream_s_word_counts_for_nothing_where_nothing_is_validated() {
+        let clock = crate::tls::pki::FakeClock::at(crate::tls::pki::TODAY);
+        let negative = ["corp.example".parse().unwrap()];
+        let validator = Validator::new(Arc::new(Vouching), clock, Anchors::root(), &negative);
+
+        for (name, checking_disabled) in [("www.example.", true), ("www.corp.example.", false)] {
+            let mut query = Message::query();
+            query.metadata.checking_disabled = checking_disabled;
+            query.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            let forwarded = validator.forward(query.to_vec().unwrap()).await.unwrap();
+
+            let answer = Message::from_vec(&forwarded.message).unwrap();
+            assert!(!answer.metadata.authentic_data, "{name}");
+        }
+    }
+
+    /// Says of everything that it is authentic.
+    #[derive(Debug)]
+    struct Vouching;
+
+    impl Forward for Vouching {
+        fn forward(&self, mut query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+            query[2] |= 0x80;
+            query[3] |= 0x20;
+            Box::pin(async { Ok(Forwarded::unchecked(query, None)) })
+        }
     }
 }
