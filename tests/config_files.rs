@@ -206,11 +206,21 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
             "[[clock.source]]\naddress = \"192.0.2.1\"\ntrust = true".to_owned(),
             "set the clock alone",
         ),
+        ("[dns]\nmode = \"recurse\"".to_owned(), "nothing tells forged ones"),
+        (
+            "[dns]\nmode = \"recurse\"\nvalidate = true\n\
+             [[upstream]]\nname = \"d.example.net\"\naddresses = [\"192.0.2.1\"]"
+                .to_owned(),
+            "no upstream is asked for names",
+        ),
     ] {
         let warnings = accept(&text).warnings;
         assert_eq!(warnings.errors(), 0);
         assert!(warnings.to_string().contains(message), "no `{message}` in\n{warnings}");
     }
+    let recursion = "[dns]\nmode = \"recurse\"\nvalidate = true";
+    let warnings = accept(recursion).warnings.to_string();
+    assert!(!warnings.contains("dns.mode") && !warnings.contains("upstream]]: only"), "{warnings}");
     let quorum = accept(&sources(&["a", "b", "c", "d", "e"])).warnings.to_string();
     assert!(!quorum.contains("quorum"), "{quorum}");
 }
@@ -306,6 +316,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "pace",
         "snapshot",
         "spread",
+        "root_hints",
         "validate",
         "trust_anchors",
         "negative_trust_anchors",

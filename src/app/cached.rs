@@ -43,6 +43,8 @@ impl Services {
             Some(Ok(name)) => self.cache.flush_name(&name),
             Some(Err(error)) => return Response::refused(Reason::Malformed, error.to_string()),
         };
+        // It keeps answers of its own.
+        self.recursion.renew();
         self.snapshots.note_flush();
         json(&serde_json::json!({ "flushed": flushed }))
     }

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::boot::Boot;
-use super::services::Services;
+use super::services::{Services, asked};
 use super::steward::{Message, Steward};
 use super::supervise::panics;
 use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
@@ -190,6 +190,7 @@ impl Steward {
         let mut counters: BTreeMap<String, u64> =
             serde_json::from_value(counts).unwrap_or_default();
         counters.extend(self.services.listener_counts());
+        counters.extend(self.services.recursion.counts());
         report::Dns {
             plaintext: match self.config.dns.plaintext {
                 Plaintext::LocalOnly => "local-only",
@@ -200,7 +201,7 @@ impl Steward {
             local_names: self.config.names.len(),
             counters,
             snapshot: self.services.snapshots.report(),
-            plaintext_exceptions: Vec::new(),
+            plaintext_exceptions: self.services.recursion.plaintext().into_iter().collect(),
         }
     }
 
@@ -294,7 +295,7 @@ impl Steward {
                 let open = self.services.listeners.places();
                 let serving = [&open.dns, &open.dot, &open.doh, &open.doq];
                 let serving = serving.iter().any(|addresses| !addresses.is_empty());
-                let up = self.config.upstreams.is_empty() || !self.node.pool().all_down();
+                let up = asked(&self.config).is_empty() || !self.node.pool().all_down();
                 match (serving, up) {
                     (false, _) => (false, "no DNS socket is open".to_owned()),
                     (true, false) => (

@@ -7,6 +7,7 @@ mod control;
 mod filter;
 mod keep;
 mod logging;
+mod recursion;
 mod renumber;
 mod services;
 mod snapshot;

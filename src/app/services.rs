@@ -12,13 +12,14 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::boot::Boot;
+use super::recursion::Recursion;
 use super::snapshot::Snapshots;
 use super::steward::Message;
 use super::supervise::keep;
 use super::validation::Validation;
 use crate::cache::Cache;
 use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::dns::answer::{AnswerSettings, Answerer};
 use crate::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Limits, Listeners, Places, Tls};
 use crate::dns::{
@@ -46,6 +47,7 @@ pub(super) struct Services {
     pub(super) cache: Arc<Cache>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) forwarder: Arc<Upstreams>,
+    pub(super) recursion: Arc<Recursion>,
     validation: Arc<Validation>,
     pub(super) listeners: Listeners,
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
@@ -75,7 +77,10 @@ impl Services {
         let forwarder = Arc::new(Upstreams::default());
         let settings = AnswerSettings::from(config);
         let cache = Arc::new(Cache::new(config.dns.cache_bytes, settings.stale));
-        let validation = Validation::new(config, &forwarder, &clock, trust.trust(now.mono));
+        let recursion =
+            Recursion::new(config.dns.recursion.as_ref(), &forwarder, &clock, client.meter());
+        let origin = Arc::clone(&recursion) as Arc<dyn Forward>;
+        let validation = Validation::new(config, origin, &clock, trust.trust(now.mono));
         let answerer = Arc::new(Answerer::new(
             settings,
             Arc::clone(&cache),
@@ -100,7 +105,7 @@ impl Services {
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         identity.served();
         let (upstreams, reports) =
-            Forwarder::new(&config.upstreams, client.clone(), trust.trust(now.mono));
+            Forwarder::new(asked(config), client.clone(), trust.trust(now.mono));
         forwarder.replace(upstreams);
         let watched = Arc::clone(&identity);
         keep("certificates", move || Arc::clone(&watched).watch());
@@ -110,6 +115,7 @@ impl Services {
             answerer,
             cache,
             forwarder,
+            recursion,
             validation,
             listeners,
             ntp,
@@ -151,10 +157,13 @@ impl Services {
             // Judged by other rules, or by none.
             self.cache.flush_all();
         }
-        if before.upstreams == config.upstreams {
+        if before.dns.recursion != config.dns.recursion {
+            self.recursion.replace(config.dns.recursion.as_ref());
+        }
+        if asked(before) == asked(config) {
             return None;
         }
-        let (forwarder, reports) = Forwarder::new(&config.upstreams, self.client.clone(), trust);
+        let (forwarder, reports) = Forwarder::new(asked(config), self.client.clone(), trust);
         self.forwarder.replace(forwarder);
         Some(reports)
     }
@@ -214,6 +223,11 @@ impl Services {
         self.ntp.close();
         self.listeners.drain(grace).await
     }
+}
+
+/// The upstreams that are asked for names.
+pub(super) fn asked(config: &Config) -> &[Upstream] {
+    if config.dns.recursion.is_some() { &[] } else { &config.upstreams }
 }
 
 /// The forwarder in force; a reload may replace it. Who asks before there is one waits for it.

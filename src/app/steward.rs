@@ -196,6 +196,7 @@ impl Steward {
                 if let Some(forwarder) = self.services.forwarder.present() {
                     forwarder.path_changed();
                 }
+                self.services.recursion.renew();
                 self.feed(Input::PathChanged);
                 self.look_at_uplink(self.boot.clock.mono());
             }
@@ -252,7 +253,8 @@ impl Steward {
                 Action::AskWitness(witness) => self.ask_witness(witness),
                 Action::Feed(source, reading) => self.steer_by(source, &reading),
                 Action::Plan(plan) => {
-                    self.services.answerer.set_upstreams_down(plan.all_down);
+                    let down = plan.all_down && !services::asked(&self.config).is_empty();
+                    self.services.answerer.set_upstreams_down(down);
                     if let Some(forwarder) = self.services.forwarder.present() {
                         forwarder.set_plan(plan);
                     }

@@ -1,36 +1,31 @@
-//! The validator in force, if there is one, between the answer path and the upstreams.
+//! The validator in force, if there is one, between the answer path and where answers come from.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tracing::error;
 
-use super::services::Upstreams;
 use crate::clock::TimeTrust;
 use crate::config::{self, Config};
 use crate::dns::{Anchors, BoxFuture, Forward, ForwardError, Forwarded, Validator};
 use crate::node::ports::Clock;
 
-/// Asks upstreams, and has their answers validated if the configuration says so.
+/// Has answers validated if the configuration says so.
 #[derive(Debug)]
 pub(super) struct Validation {
     validator: ArcSwapOption<Validator>,
-    upstreams: Arc<Upstreams>,
+    origin: Arc<dyn Forward>,
     clock: Arc<dyn Clock>,
 }
 
 impl Validation {
     pub(super) fn new(
         config: &Config,
-        upstreams: &Arc<Upstreams>,
+        origin: Arc<dyn Forward>,
         clock: &Arc<dyn Clock>,
         trust: TimeTrust,
     ) -> Arc<Self> {
-        let this = Self {
-            validator: ArcSwapOption::empty(),
-            upstreams: Arc::clone(upstreams),
-            clock: Arc::clone(clock),
-        };
+        let this = Self { validator: ArcSwapOption::empty(), origin, clock: Arc::clone(clock) };
         this.replace(&config.dns.validation, trust);
         Arc::new(this)
     }
@@ -38,10 +33,10 @@ impl Validation {
     /// Goes over to other settings.
     pub(super) fn replace(&self, settings: &config::Validation, trust: TimeTrust) {
         self.validator.store(settings.validate.then(|| {
-            let upstreams = Arc::clone(&self.upstreams) as Arc<dyn Forward>;
+            let origin = Arc::clone(&self.origin);
             let anchors = anchors(settings);
             let clock = Arc::clone(&self.clock);
-            let validator = Validator::new(upstreams, clock, anchors, &settings.negative);
+            let validator = Validator::new(origin, clock, anchors, &settings.negative);
             validator.rise(trust);
             Arc::new(validator)
         }));
@@ -59,7 +54,7 @@ impl Forward for Validation {
     fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
         match self.validator.load_full() {
             Some(validator) => Box::pin(async move { validator.forward(query).await }),
-            None => self.upstreams.forward(query),
+            None => self.origin.forward(query),
         }
     }
 }

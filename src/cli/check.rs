@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::cli::exit::{self, Failure};
 use crate::cli::output;
 use crate::config::{Parsed, Report};
+use crate::dns::{Anchors, Hints};
 use crate::host::config_file::{LoadError, load};
 use crate::tls::{CertStore, PairError, Roots, StoreEvent};
 
@@ -34,6 +35,8 @@ fn examine(parsed: Parsed) -> Report {
     let mut machine = Machine { warnings: parsed.warnings.clone(), parsed };
     machine.certificate();
     machine.roots();
+    machine.dnssec();
+    machine.root_hints();
     machine.state();
     machine.group();
     machine.listeners();
@@ -86,6 +89,23 @@ impl Machine {
             .collect();
         for (path, message) in unfit {
             self.warn(&path, message, "until it is mended, the usual roots count alone");
+        }
+    }
+
+    fn dnssec(&mut self) {
+        let file = self.parsed.config.dns.validation.anchors.as_deref();
+        if let Some(Err(error)) = file.map(Anchors::from_file) {
+            let remedy = "until it is mended, the built-in anchors of the root count";
+            self.warn("dns.trust_anchors", error.to_string(), remedy);
+        }
+    }
+
+    fn root_hints(&mut self) {
+        let settings = self.parsed.config.dns.recursion.as_ref();
+        let file = settings.and_then(|settings| settings.hints.as_deref());
+        if let Some(Err(error)) = file.map(Hints::from_file) {
+            let remedy = "until it is mended, the built-in addresses of the root serve";
+            self.warn("dns.root_hints", error.to_string(), remedy);
         }
     }
 

@@ -93,8 +93,17 @@ pub struct Dns {
     pub spread: bool,
     /// Whether and from where on answers are validated.
     pub validation: Validation,
+    /// Ask authoritative servers, in plaintext where need be, and no upstream.
+    pub recursion: Option<Recursion>,
     /// Answer `use-application-dns.net` with NXDOMAIN, so that Firefox keeps to this resolver.
     pub canary: bool,
+}
+
+/// `mode = "recurse"`: answers come from authoritative servers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Recursion {
+    /// A zone file with addresses of root servers in place of the built-in ones.
+    pub hints: Option<PathBuf>,
 }
 
 /// DNSSEC validation (RFC 4035).

@@ -9,8 +9,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Parsed, Plaintext, Source, State, Tls, Transport, Upstream, Validation,
-    Witness, rules, value,
+    Metered, Method, Ntp, Parsed, Plaintext, Recursion, Source, State, Tls, Transport, Upstream,
+    Validation, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -119,8 +119,12 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
     }
 }
 
-fn read_dns(table: &mut Table<'_, '_>, file: impl Fn(&str) -> Result<PathBuf, Wrong>) -> Dns {
+fn read_dns(
+    table: &mut Table<'_, '_>,
+    file: impl Copy + Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Dns {
     Dns {
+        recursion: read_recursion(table, file),
         listen: listen(table, 53),
         clients: table
             .texts("clients", value::clients)
@@ -152,6 +156,15 @@ fn read_dns(table: &mut Table<'_, '_>, file: impl Fn(&str) -> Result<PathBuf, Wr
         },
         canary: table.boolean("canary").unwrap_or(true),
     }
+}
+
+fn read_recursion(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<Recursion> {
+    let recurse = table.choice("mode", &[("forward", false), ("recurse", true)]) == Some(true);
+    let hints = table.text("root_hints", file);
+    recurse.then_some(Recursion { hints })
 }
 
 fn read_tls(

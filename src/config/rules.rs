@@ -126,6 +126,10 @@ fn clients_are_limited(config: &Config, notes: &mut Notes) {
 
 fn upstreams_differ(config: &Config, notes: &mut Notes) {
     let operators: BTreeSet<_> = config.upstreams.iter().map(|up| up.operator.as_str()).collect();
+    if config.dns.recursion.is_some() {
+        upstreams_are_not_asked(config, notes);
+        return;
+    }
     match (operators.len(), operators.first()) {
         (0, _) => notes.report.warn(
             None,
@@ -138,6 +142,25 @@ fn upstreams_differ(config: &Config, notes: &mut Notes) {
             "add an [[upstream]] of another operator",
         ),
         _ => {}
+    }
+}
+
+/// Recursion asks no upstream; those that speak HTTPS may still be witnesses of time.
+fn upstreams_are_not_asked(config: &Config, notes: &mut Notes) {
+    let idle = config.upstreams.iter().position(|up| up.transport != Transport::Doh);
+    if let Some(at) = idle {
+        notes.report.warn(
+            notes.places.at(&format!("upstream[{at}]")),
+            "in mode \"recurse\" no upstream is asked for names",
+            "remove it; upstreams with transport = \"doh\" may stay, as witnesses of time",
+        );
+    }
+    if !config.dns.validation.validate {
+        notes.report.warn(
+            notes.places.at("dns.mode"),
+            "answers of authoritative servers come in plaintext, and nothing tells forged ones",
+            "write dns.validate = true",
+        );
     }
 }
 

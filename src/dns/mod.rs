@@ -3,6 +3,7 @@
 pub mod answer;
 mod forward;
 pub mod listen;
+mod recurse;
 mod task;
 mod validate;
 
@@ -15,6 +16,7 @@ use crate::cache::{ChainId, Validation};
 use crate::wire::Ede;
 
 pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
+pub use recurse::{Asked, Hints, HintsError, Recursor};
 pub use validate::{Anchors, AnchorsError, Validator};
 
 /// How a question reached us.

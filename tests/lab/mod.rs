@@ -15,6 +15,7 @@ pub(crate) mod relay;
 mod resolver;
 pub(crate) mod signed;
 mod source;
+pub(crate) mod tree;
 mod witness;
 
 use std::fmt::Write as _;
