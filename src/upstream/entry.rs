@@ -245,7 +245,8 @@ struct Shown {
 
 impl Shown {
     /// Whether to go on with this rather than `measured`: answers scatter, and a plan that changed
-    /// with each would never be right. What takes twice as long is told at once.
+    /// with each would never be right. What takes twice as long is told at once, and so is a hedge
+    /// that may go out in half the time.
     fn resembles(&self, measured: &Self) -> bool {
         let differ =
             |a: Duration, b: Duration, parts: u32| a.abs_diff(b) > (a.min(b) / parts).max(MATTERS);
@@ -253,7 +254,9 @@ impl Shown {
         let slightly = differ(self.expected, measured.expected, 4)
             || differ(self.hedge_after, measured.hedge_after, 4);
         let twice = differ(self.expected, measured.expected, 1);
-        !(twice || settled && slightly)
+        // At first nothing is known of how long answers take, and a hedge waits far too long.
+        let sooner = self.hedge_after >= HEDGE_USUAL.max(measured.hedge_after * 2);
+        !(twice || sooner || settled && slightly)
     }
 }
 

@@ -366,6 +366,20 @@ fn a_hedge_waits_for_the_percentile_within_reason() {
     assert_eq!(after[3], MS * 200);
 }
 
+#[test]
+fn on_a_fresh_path_a_hedge_waits_for_what_is_usual_there_within_a_second() {
+    let mut house = House::of(&["near", "other"]);
+    house.run(SECOND);
+    for _ in 0..40 {
+        house.answers(0, 5);
+        house.now += MS * 20;
+    }
+
+    let after = house.pool.health().next().map(|health| health.hedge_after);
+
+    assert_eq!(after, Some(MS * 20));
+}
+
 proptest! {
     #[test]
     fn whatever_happens_all_are_planned_the_next_is_another_operator_s_and_probes_come_in_time(

@@ -37,6 +37,7 @@ use super::{DAY, Lab, witness};
 pub(crate) enum Over {
     Dot,
     Doh,
+    Doq,
 }
 
 /// What is wrong with an operator.
@@ -133,6 +134,7 @@ impl Faulty {
             config.alpn_protocols = vec![match transport {
                 Over::Dot => b"dot".to_vec(),
                 Over::Doh => b"h2".to_vec(),
+                Over::Doq => b"doq".to_vec(),
             }];
             Arc::new(config)
         };
@@ -149,8 +151,16 @@ impl Faulty {
             fault: current,
             contacts: Arc::clone(&contacts),
         };
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
-        runtime.spawn(Arc::new(server).accept(listener));
+        let server = Arc::new(server);
+        if transport == Over::Doq {
+            let _entered = runtime.enter();
+            let usual = quic(&server.usual);
+            let endpoint = quinn::Endpoint::server(usual, address).unwrap();
+            runtime.spawn(server.accept_doq(endpoint));
+        } else {
+            let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+            runtime.spawn(server.accept(listener));
+        }
         Self { name, address, transport, answer, fault, contacts }
     }
 
@@ -192,26 +202,90 @@ impl Server {
         }
     }
 
-    async fn serve(self: Arc<Self>, client: TcpStream, fault: Fault) -> io::Result<()> {
-        if fault == Fault::HalfOpen {
-            std::future::pending::<()>().await;
-        }
-        client.set_nodelay(true)?;
-        let config = if fault == Fault::Expired {
+    fn configuration(&self, fault: Fault) -> &Arc<ServerConfig> {
+        if fault == Fault::Expired {
             &self.expired
         } else if fault == Fault::WrongName {
             &self.misnamed
         } else {
             &self.usual
-        };
-        let stream = TlsAcceptor::from(Arc::clone(config)).accept(client).await?;
+        }
+    }
+
+    async fn serve(self: Arc<Self>, client: TcpStream, fault: Fault) -> io::Result<()> {
+        if fault == Fault::HalfOpen {
+            std::future::pending::<()>().await;
+        }
+        client.set_nodelay(true)?;
+        let config = Arc::clone(self.configuration(fault));
+        let stream = TlsAcceptor::from(config).accept(client).await?;
         if fault == Fault::Resets {
             return SockRef::from(stream.get_ref().0).set_linger(Some(Duration::ZERO));
         }
         match self.transport {
             Over::Dot => self.serve_dot(stream).await,
             Over::Doh => self.serve_doh(stream).await,
+            Over::Doq => unreachable!("it is not asked over TCP"),
         }
+    }
+
+    async fn accept_doq(self: Arc<Self>, endpoint: quinn::Endpoint) {
+        while let Some(client) = endpoint.accept().await {
+            self.contacts.fetch_add(1, Ordering::Relaxed);
+            let mut fault = self.fault.clone();
+            let this = Arc::clone(&self);
+            tokio::spawn(async move {
+                let born = *fault.borrow_and_update();
+                if born == Fault::HalfOpen {
+                    return client.ignore();
+                }
+                let accepted = client.accept_with(Arc::new(quic(this.configuration(born))));
+                let Ok(connection) = accepted.unwrap().await else { return };
+                if born == Fault::Resets {
+                    return connection.close(quinn::VarInt::from_u32(1), b"");
+                }
+                tokio::select! {
+                    _ = this.serve_doq(&connection) => {}
+                    _ = fault.wait_for(|fault| *fault != born && fault.of_connections()) => {}
+                }
+                connection.close(quinn::VarInt::from_u32(0), b"");
+            });
+        }
+    }
+
+    async fn serve_doq(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+    ) -> Result<(), quinn::ConnectionError> {
+        loop {
+            let (send, receive) = connection.accept_bi().await?;
+            let (this, connection) = (Arc::clone(self), connection.clone());
+            tokio::spawn(async move { this.answer_doq(&connection, send, receive).await });
+        }
+    }
+
+    async fn answer_doq(
+        &self,
+        connection: &quinn::Connection,
+        mut send: quinn::SendStream,
+        mut receive: quinn::RecvStream,
+    ) -> Option<()> {
+        let query = receive.read_to_end(4096).await.ok()?;
+        let (fault, message) = self.say(query.get(2..)?).await;
+        let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+        let whole = [&length.to_be_bytes(), &message[..]].concat();
+        if fault == Fault::Stalls {
+            send.write_all(&whole[..whole.len() / 2]).await.ok()?;
+            std::future::pending::<()>().await;
+        }
+        send.write_all(&whole).await.ok()?;
+        send.finish().ok()?;
+        if fault == Fault::Closes {
+            // When the client has it all.
+            let _ = send.stopped().await;
+            connection.close(quinn::VarInt::from_u32(0), b"");
+        }
+        Some(())
     }
 
     async fn serve_dot(self: Arc<Self>, stream: TlsStream<TcpStream>) -> io::Result<()> {
@@ -330,6 +404,11 @@ impl Server {
         octets.extend(noise.iter().cycle().take(junk));
         (fault, octets)
     }
+}
+
+fn quic(tls: &Arc<ServerConfig>) -> quinn::ServerConfig {
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(Arc::clone(tls)).unwrap();
+    quinn::ServerConfig::with_crypto(Arc::new(crypto))
 }
 
 /// As much of a body as is sent.

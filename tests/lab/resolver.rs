@@ -1,4 +1,4 @@
-//! A resolver somewhere in the world: unbound, over TLS.
+//! A resolver somewhere in the world: unbound or dnsdist, over TLS.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,6 +17,7 @@ pub(crate) struct Resolver {
     /// What it answers.
     pub(crate) answer: Ipv4Addr,
     child: Option<Child>,
+    program: &'static str,
     config: std::path::PathBuf,
 }
 
@@ -56,19 +57,40 @@ impl Resolver {
             key = lab.path(&format!("{name}.key")).display(),
         );
         fs::write(&config, text).unwrap();
-        Self { name, address, answer, child: None, config }
+        Self { name, address, answer, child: None, program: "unbound", config }
+    }
+
+    /// The same by dnsdist, which answers every name.
+    pub(crate) fn dnsdist(lab: &Lab, host: u8, valid: (Nanos, Nanos)) -> Self {
+        let mut resolver = Self::new(lab, host, valid);
+        resolver.program = "dnsdist";
+        let Self { name, address, answer, .. } = &resolver;
+        let text = format!(
+            "setLocal(\"{}:5353\")\n\
+             addTLSLocal(\"{address}\", \"{pem}\", \"{key}\")\n\
+             setACL(\"127.0.0.0/8\")\n\
+             addAction(AllRule(), SpoofAction({{\"{answer}\"}}, {{ttl=300}}))\n",
+            address.ip(),
+            pem = lab.path(&format!("{name}.pem")).display(),
+            key = lab.path(&format!("{name}.key")).display(),
+        );
+        fs::write(&resolver.config, text).unwrap();
+        resolver
     }
 
     /// Starts it, and waits until it listens.
     pub(crate) fn start(&mut self) {
-        let unbound = find("unbound").unwrap();
         let log = fs::File::create(self.config.with_extension("log")).unwrap();
-        let mut command = Command::new(unbound);
-        command.args(["-d", "-p", "-c"]).arg(&self.config);
+        let mut command = Command::new(find(self.program).unwrap());
+        command.args(match self.program {
+            "dnsdist" => &["--supervised", "--disable-syslog", "-C"][..],
+            _ => &["-d", "-p", "-c"],
+        });
+        command.arg(&self.config);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         eventually(Duration::from_secs(5), || TcpStream::connect(self.address).ok())
-            .expect("unbound does not listen");
+            .unwrap_or_else(|| panic!("{} does not listen", self.program));
     }
 
     pub(crate) fn stop(&mut self) {

@@ -26,6 +26,8 @@ const WINDOW: u32 = 2 + 65_535;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// `DOQ_NO_ERROR` (RFC 9250 section 4.3).
 const NO_ERROR: VarInt = VarInt::from_u32(0);
+/// `DOQ_PROTOCOL_ERROR` (RFC 9250 section 4.3).
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 
 /// DNS over QUIC.
 #[derive(Debug)]
@@ -111,6 +113,11 @@ impl Doq {
         let (len, message) = answer.split_first_chunk().ok_or(ExchangeError::Useless)?;
         if usize::from(u16::from_be_bytes(*len)) != message.len() {
             return Err(ExchangeError::Useless);
+        }
+        if !message.starts_with(&[0, 0]) {
+            // Fatal to the connection, whatever else it says (RFC 9250 section 4.3.3).
+            self.connection.close(PROTOCOL_ERROR, b"the message id is not 0");
+            return Err(ExchangeError::Foreign);
         }
         match outgoing.judge(message) {
             Reply::Answer => Ok(message.to_vec()),
