@@ -173,3 +173,75 @@ fn lifetime(set: &RrSet<'_>, signature: &RRSIG, now: Option<u32>) -> u32 {
     let left = now.map_or(u32::MAX, |now| input.sig_expiration.get().wrapping_sub(now));
     ttl.min(input.original_ttl).min(left)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_proto::dnssec::PublicKeyBuf;
+    use hickory_proto::dnssec::rdata::SigInput;
+    use hickory_proto::rr::rdata::A;
+
+    use super::*;
+
+    /// CVE-2023-50387, `KeyTrap`: every signature might be by any of the keys.
+    #[test]
+    fn keys_of_one_tag_and_signatures_by_the_hundred_cost_little() {
+        let zone = Name::from_ascii("evil.test.").unwrap();
+        let keys: Vec<_> = (0..32).map(key).collect();
+        let tag = keys[0].calculate_key_tag().unwrap();
+        let keys = Keys::new(zone.clone(), &keys);
+        assert_eq!(keys.keys.iter().filter(|(of, _)| *of == tag).count(), 32);
+        let signature = |number| RData::DNSSEC(DNSSECRData::RRSIG(signature(&zone, tag, number)));
+        let mut section: Vec<_> = (0..200)
+            .map(|number| Record::from_rdata(zone.clone(), 300, signature(number)))
+            .collect();
+        let address = RData::A(A(Ipv4Addr::new(192, 0, 2, 1)));
+        section.push(Record::from_rdata(zone.clone(), 300, address));
+        let sets = sets(&section).unwrap();
+        let mut budget = Budget::new();
+
+        let verdicts: Vec<_> =
+            (0..7).map(|_| verify(&sets[0], &keys, None, &mut budget).unwrap_err().text).collect();
+
+        // Sixteen checks each, which are 96 in all.
+        assert!(verdicts[5].ends_with("the signature is wrong"), "{verdicts:?}");
+        assert!(verdicts[6].starts_with("more signatures would have"), "{verdicts:?}");
+    }
+
+    #[test]
+    fn a_section_of_more_sets_or_records_than_anybody_needs_is_refused() {
+        let address = |name: String| {
+            let name = Name::from_ascii(name).unwrap();
+            Record::from_rdata(name, 300, RData::A(A(Ipv4Addr::LOCALHOST)))
+        };
+        let many: Vec<_> = (0..=MAX_SETS).map(|n| address(format!("n{n}.test."))).collect();
+        let large: Vec<_> = (0..=MAX_RECORDS).map(|_| address("n.test.".to_owned())).collect();
+
+        assert!(sets(&many[1..]).is_ok() && sets(&large[1..]).is_ok());
+        assert!(sets(&many).is_err() && sets(&large).is_err());
+    }
+
+    /// Words of a key may change places without changing its tag (RFC 4034 appendix B).
+    fn key(number: usize) -> DNSKEY {
+        let mut octets: Vec<u8> =
+            (0..64).map(|at: u8| at.wrapping_mul(37).wrapping_add(11)).collect();
+        octets.swap(0, 2 * number);
+        octets.swap(1, 2 * number + 1);
+        DNSKEY::new(true, false, false, PublicKeyBuf::new(octets, Algorithm::ECDSAP256SHA256))
+    }
+
+    fn signature(zone: &Name, key_tag: u16, number: u8) -> RRSIG {
+        let input = SigInput {
+            type_covered: RecordType::A,
+            algorithm: Algorithm::ECDSAP256SHA256,
+            num_labels: 2,
+            original_ttl: 300,
+            sig_expiration: SerialNumber::new(u32::MAX),
+            sig_inception: SerialNumber::new(0),
+            key_tag,
+            signer_name: zone.clone(),
+        };
+        RRSIG::from_sig(input, vec![number; 64])
+    }
+}
