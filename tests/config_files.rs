@@ -170,6 +170,12 @@ fn settings_that_contradict_each_other_are_mistakes() {
         ),
         ("[[upstream]]\nname = \"d.example\"\naddresses = []", (3, 13), "`addresses` is empty"),
         ("[[clock.source]]\nport = 1", (1, 1), "`clock.source` without `address`"),
+        ("[[clock.source]]\naddress = \"192.0.2.1\"\nkey = 7", (3, 7), "no file that holds it"),
+        (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\nmin_poll = 11",
+            (3, 12),
+            "longer than max_poll = 10",
+        ),
         ("[upstream]\nname = \"d.example\"", (1, 1), "not a list of tables"),
     ] {
         let report = refuse(text);
@@ -300,7 +306,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
     assert_eq!(shown.dot, bare.dot);
     assert_eq!(shown.doh, bare.doh);
     assert_eq!(shown.doq, bare.doq);
-    assert_eq!(shown.ntp, bare.ntp);
+    assert_eq!(shown.ntp.listen, bare.ntp.listen);
     assert_eq!(shown.log, bare.log);
     assert_eq!(shown.tls.name, bare.tls.name);
     assert_eq!(shown.clock.mode, ClockMode::Steer);
@@ -340,6 +346,10 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "quorum",
         "address",
         "prefer",
+        "noselect",
+        "min_poll",
+        "max_poll",
+        "keys",
         "trust",
         "socket",
         "group",

@@ -45,7 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // `lab` is the small world of `firstlight try`.
     ("lab", &["dns", "net", "ntp", "tls"]),
     ("app", &["admin", "dns", "host", "net", "ntp", "tls", "witness"]),
-    ("cli", &["admin", "app", "dns", "drill", "host", "lab", "tls"]),
+    ("cli", &["admin", "app", "dns", "drill", "host", "lab", "ntp", "tls"]),
     ("main", &["cli"]),
 ];
 

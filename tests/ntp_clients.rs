@@ -21,7 +21,8 @@ use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::net::{DatagramListen, Listen, Threads};
 use firstlight::node::ports::Clock;
-use firstlight::ntp::client::{AskError, ask};
+use firstlight::ntp::client::{AskError, Shared, ask};
+use firstlight::ntp::keys::Keys;
 use firstlight::ntp::server::TimeServer;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -29,6 +30,12 @@ fn main() {
     let trials = vec![
         trial("chronyd_believes_a_disciplined_clock", chronyd_missing(), || chronyd(true)),
         trial("chronyd_refuses_a_clock_before", chronyd_missing(), || chronyd(false)),
+        trial(
+            "chronyd_is_answered_with_the_code_of_a_shared_key",
+            chronyd_missing(),
+            keyed_chronyd,
+        ),
+        trial("chronyd_in_interleaved_mode_is_told_when_answers_left", chronyd_missing(), xleave),
         trial("our_client_reads_chronyds_answer", chronyd_missing(), read_chronyd),
         trial("ntpdig_believes_a_disciplined_clock", ntpdig_missing(), || ntpdig(true)),
         trial("ntpdig_refuses_a_clock_before", ntpdig_missing(), || ntpdig(false)),
@@ -59,11 +66,67 @@ fn chronyd(synchronized: bool) -> Result<(), Failed> {
     }
 }
 
-/// A chronyd that takes its own clock for good answers our client.
+/// Keys of ours, in chrony's format. It knows another key 3, and no key 4 of ours.
+const OURS: &str = "1 AES128 HEX:000102030405060708090A0B0C0D0E0F\n2 SHA1 ASCII:secret\n\
+                    3 SHA1 ASCII:ours\n";
+const THEIRS: &str = "1 AES128 HEX:000102030405060708090A0B0C0D0E0F\n2 SHA1 ASCII:secret\n\
+                      3 SHA1 ASCII:theirs\n4 SHA1 ASCII:fourth\n";
+
+/// It believes answers with the right code alone.
+fn keyed_chronyd() -> Result<(), Failed> {
+    let served = Served::start(true, "127.0.0.1:0");
+    let folder = Folder::new("keyed")?;
+    served.server.set_keys(folder.keys("ours", OURS)?);
+    folder.keys("theirs", THEIRS)?;
+    for (key, believed) in [(1, true), (2, true), (3, false), (4, false)] {
+        let config = format!(
+            "server 127.0.0.1 port {} iburst maxsamples 1 key {key}\nport 0\nkeyfile {}/theirs",
+            served.address.port(),
+            folder.0.display()
+        );
+        let output = chronyd_command(&folder, &config)?
+            .args(["-Q", "-t", if believed { "5" } else { "1" }])
+            .output()?;
+        expect(output.status.success() == believed, &output)?;
+    }
+    let counts = served.server.counts();
+    let (right, wrong) = (&counts.authenticated, &counts.unauthenticated);
+    let (right, wrong) = (right.load(Ordering::Relaxed), wrong.load(Ordering::Relaxed));
+    if right >= 2 && wrong >= 2 { Ok(()) } else { Err(format!("{right}, {wrong}").into()) }
+}
+
+/// `xleave`: the answer to a question tells when the one before it left. It asks twice a second.
+fn xleave() -> Result<(), Failed> {
+    let served = Served::start(true, "127.0.0.1:0");
+    let folder = Folder::new("xleave")?;
+    let config = format!(
+        "server 127.0.0.1 port {} iburst xleave minpoll -1 maxpoll -1\nport 0\n\
+         logdir {}\nlog measurements",
+        served.address.port(),
+        folder.0.display()
+    );
+    let mut chronyd = chronyd_command(&folder, &config)?.arg("-d").stderr(Stdio::null()).spawn()?;
+    std::thread::sleep(Duration::from_secs(5));
+    chronyd.kill()?;
+    chronyd.wait()?;
+
+    let log = fs::read_to_string(folder.0.join("measurements.log")).unwrap_or_default();
+    let count = served.server.counts().interleaved.load(Ordering::Relaxed);
+    // The last but one column of its log: B for basic, I for interleaved.
+    let taken = log.lines().filter(|line| line.contains(" 4I ") && line.contains("111")).count();
+    if count >= 4 && taken >= 3 { Ok(()) } else { Err(format!("{count}, {taken}:\n{log}").into()) }
+}
+
+/// A chronyd that takes its own clock for good answers our client, with and without a key.
 fn read_chronyd() -> Result<(), Failed> {
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
     let folder = Folder::new("server")?;
-    let config = format!("port {port}\nbindaddress 127.0.0.1\nallow 127.0.0.1\nlocal stratum 8");
+    let keys = folder.keys("ours", OURS)?;
+    folder.keys("theirs", THEIRS)?;
+    let config = format!(
+        "port {port}\nbindaddress 127.0.0.1\nallow 127.0.0.1\nlocal stratum 8\nkeyfile {}/theirs",
+        folder.0.display()
+    );
     let mut chronyd = chronyd_command(&folder, &config)?.arg("-d").stderr(Stdio::null()).spawn()?;
 
     let clock = MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock));
@@ -72,16 +135,24 @@ fn read_chronyd() -> Result<(), Failed> {
     let reading = runtime.block_on(async {
         // It takes a moment to start.
         for _ in 0..100 {
-            match ask(target, &clock, build_epoch(), Duration::from_millis(500)).await {
+            match ask(target, &clock, build_epoch(), Duration::from_millis(500), None).await {
                 Err(AskError::Refused) => tokio::time::sleep(Duration::from_millis(20)).await,
                 outcome => return outcome,
             }
         }
         Err(AskError::Refused)
     });
+    let with = |id| {
+        let key = Some(Shared { keys: &keys, id });
+        runtime.block_on(ask(target, &clock, build_epoch(), Duration::from_millis(500), key))
+    };
+    let (aes, sha, other) = (with(1), with(2), with(3));
     chronyd.kill()?;
     chronyd.wait()?;
 
+    if aes.is_err() || sha.is_err() || other.is_ok() {
+        return Err(format!("{aes:?} {sha:?} {other:?}").into());
+    }
     let reading = reading?;
     let off = magnitude(reading.utc.since(clock.utc_at(reading.at)));
     if reading.stratum == 8 && off < Duration::from_millis(100) {
@@ -110,6 +181,13 @@ impl Folder {
         let folder = Self(env::temp_dir().join(name));
         fs::create_dir_all(&folder.0)?;
         Ok(folder)
+    }
+
+    /// Writes keys into it, and reads them.
+    fn keys(&self, name: &str, text: &str) -> Result<Keys, Failed> {
+        let file = self.0.join(name);
+        fs::write(&file, text)?;
+        Ok(Keys::from_file(&file)?.0)
     }
 }
 

@@ -163,6 +163,12 @@ pub struct Source {
     pub prefer: bool,
     /// Whether it is a clock of one's own.
     pub trust: bool,
+    /// Whether it is asked and not counted.
+    #[serde(default)]
+    pub noselect: bool,
+    /// The key without whose code it is not believed.
+    #[serde(default)]
+    pub key: Option<u32>,
     /// Its stratum; 0 if it was never heard.
     pub stratum: u8,
     /// Seconds between two polls.

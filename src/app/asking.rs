@@ -8,7 +8,7 @@ use crate::clock::{Kiss, Nanos, Reading, SourceId, Testimony, WitnessId};
 use crate::metered::Purpose;
 use crate::node::Input;
 use crate::node::ports::Clock;
-use crate::ntp::client::{self, AskError};
+use crate::ntp::client::{self, AskError, Shared};
 use crate::witness;
 
 /// A floor may lie this far ahead of the truth without moving a source's time into the next era.
@@ -39,9 +39,11 @@ impl Steward {
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
         let pivot = floor.offset(-ERA_SLACK);
         let meter = Arc::clone(self.uplink.meter());
+        let (keys, key) = (self.services.ntp_server.keys(), source.key);
         tokio::spawn(async move {
             meter.add(Purpose::Time, DATAGRAM);
-            let said = client::ask(address, &*clock, pivot, patience).await;
+            let key = key.map(|id| Shared { keys: &keys, id });
+            let said = client::ask(address, &*clock, pivot, patience, key).await;
             if said.is_ok() {
                 meter.add(Purpose::Time, DATAGRAM);
             }
@@ -122,6 +124,9 @@ fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
                 | AskError::TooDistant(_)
                 | AskError::Refused
                 | AskError::Silent(_)
+                | AskError::Loop
+                | AskError::Unauthenticated(_)
+                | AskError::NoKey(_)
                 | AskError::Network(_) => Input::Silence(id),
             };
             Message::Heard { asked, input, failure }

@@ -297,6 +297,8 @@ pub(super) fn policy(config: &Config) -> Policy {
         private: is_private(source.address.ip()),
         prefer: source.prefer,
         trust: source.trust,
+        noselect: source.noselect,
+        polls: source.polls,
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
     Policy {

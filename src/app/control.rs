@@ -233,6 +233,8 @@ impl Steward {
                     verdict: word(&seen.verdict),
                     prefer: source.prefer,
                     trust: source.trust,
+                    noselect: source.noselect,
+                    key: source.key,
                     stratum: seen.last.map_or(0, |last| last.stratum),
                     poll: seen.interval.as_secs_f64(),
                     reach: seen.reach,

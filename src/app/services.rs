@@ -30,6 +30,7 @@ use crate::net::bind::{local_addresses, local_networks};
 use crate::net::{DatagramListen, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::Clock;
+use crate::ntp::keys::Keys;
 use crate::ntp::server::{RATE, TimeServer};
 use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config};
 use crate::upstream::Pool;
@@ -101,6 +102,7 @@ impl Services {
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
         let ntp_server =
             Arc::new(TimeServer::new(Arc::clone(&clock), Arc::clone(&ntp_status), Some(RATE)));
+        set_keys(&ntp_server, config);
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         identity.served();
@@ -152,6 +154,7 @@ impl Services {
         }
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
+        set_keys(&self.ntp_server, config);
         if before.dns.validation != config.dns.validation {
             self.validation.replace(&config.dns.validation, trust);
             // Judged by other rules, or by none.
@@ -222,6 +225,23 @@ impl Services {
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ntp.close();
         self.listeners.drain(grace).await
+    }
+}
+
+/// Reads the keys that are shared with NTP clients and sources; without a usable file those known
+/// before go on.
+fn set_keys(server: &TimeServer, config: &Config) {
+    let Some(file) = &config.ntp.keys else { return server.set_keys(Keys::default()) };
+    match Keys::from_file(file) {
+        Ok((keys, doubts)) => {
+            for doubt in doubts {
+                warn!("NTP keys: {doubt}");
+            }
+            server.set_keys(keys);
+        }
+        Err(error) => {
+            error!(%error, "the NTP keys cannot be read; those read before go on, and sources whose key is missing are not asked");
+        }
     }
 }
 

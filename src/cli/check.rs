@@ -13,6 +13,7 @@ use crate::cli::output;
 use crate::config::{Parsed, Report};
 use crate::dns::{Anchors, Hints};
 use crate::host::config_file::{LoadError, load};
+use crate::ntp::keys::Keys;
 use crate::tls::{CertStore, PairError, Roots, StoreEvent};
 
 /// Checks `file`, or what [`load`] finds without one. The report goes to standard error, one line
@@ -37,6 +38,7 @@ fn examine(parsed: Parsed) -> Report {
     machine.roots();
     machine.dnssec();
     machine.root_hints();
+    machine.keys();
     machine.state();
     machine.group();
     machine.listeners();
@@ -97,6 +99,32 @@ impl Machine {
         if let Some(Err(error)) = file.map(Anchors::from_file) {
             let remedy = "until it is mended, the built-in anchors of the root count";
             self.warn("dns.trust_anchors", error.to_string(), remedy);
+        }
+    }
+
+    fn keys(&mut self) {
+        let config = &self.parsed.config;
+        let Some(file) = &config.ntp.keys else { return };
+        let (keys, doubts) = match Keys::from_file(file) {
+            Ok(read) => read,
+            Err(error) => {
+                let remedy = "until it is mended, nobody is authenticated, and sources with a key are not asked";
+                return self.warn("ntp.keys", error.to_string(), remedy);
+            }
+        };
+        let sources = config.clock.sources.iter().enumerate();
+        let unknown: Vec<_> = sources
+            .filter_map(|(index, source)| {
+                let key = source.key.filter(|key| keys.get(*key).is_none())?;
+                Some((index, format!("{} holds no key {key}", file.display())))
+            })
+            .collect();
+        for doubt in doubts {
+            self.warn("ntp.keys", doubt, "the other keys are used all the same");
+        }
+        for (index, message) in unknown {
+            let remedy = "add it to the file; until then the source is not asked";
+            self.warn(&format!("clock.source[{index}].key"), message, remedy);
         }
     }
 

@@ -35,7 +35,7 @@ const LEGEND: &str = "\
 M: mode      ^ an NTP server, # a clock of one's own (trust = true)
 S: state     * the best of those that agree, + agrees with the majority,
              x contradicts it or the witnesses, - answers, but no majority has formed,
-             ? silent, or does not want to be asked
+             or it is not to be counted (noselect), ? silent, or does not want to be asked
 Poll         log2 of the seconds between two polls
 Reach        the last eight polls, in octal; 377: all were answered
 LastRx       seconds since the last answer
@@ -106,7 +106,8 @@ fn name(address: &str) -> String {
 /// The preferred one of those that agree with the majority, else the closest one.
 fn best(sources: &[report::Source]) -> Option<usize> {
     let distance = |source: &report::Source| source.error.unwrap_or(f64::INFINITY);
-    let agree = sources.iter().enumerate().filter(|(_, it)| it.verdict == "truechimer");
+    let agree =
+        sources.iter().enumerate().filter(|(_, it)| it.verdict == "truechimer" && !it.noselect);
     let order = |a: &report::Source, b: &report::Source| {
         b.prefer.cmp(&a.prefer).then(distance(a).total_cmp(&distance(b)))
     };
@@ -116,6 +117,7 @@ fn best(sources: &[report::Source]) -> Option<usize> {
 fn sign(source: &report::Source, best: bool) -> char {
     match source.verdict.as_str() {
         "truechimer" if best => '*',
+        "truechimer" if source.noselect => '-',
         "truechimer" => '+',
         "falseticker" => 'x',
         "undecided" => '-',
@@ -228,6 +230,8 @@ x b.example   8.8.8.8:443  9         -3600s     op
             verdict: verdict.to_owned(),
             prefer: false,
             trust: false,
+            noselect: false,
+            key: None,
             stratum: 2,
             poll: 16.0,
             reach: 0o377,

@@ -332,7 +332,7 @@ impl Trust {
             .copied()
             .collect();
         let lone = self.majority(&witnessed, window, Basis::Lone);
-        if let Some(found) = lone.filter(|f| waited || f.members.len() == self.sources.len()) {
+        if let Some(found) = lone.filter(|f| waited || f.members.len() == self.policy.voters()) {
             return Some(found);
         }
         let floor = self.floor.at(now).0;
@@ -366,7 +366,7 @@ impl Trust {
 
     /// The claims of the sources that have answered of late.
     fn claims(&self, now: Instant) -> impl Iterator<Item = (usize, Interval)> {
-        let claims = self.sources.iter().map(move |source| source.claim(now));
+        let claims = self.sources.iter().map(move |source| source.vote(now));
         claims.enumerate().filter_map(|(index, claim)| Some((index, claim?)))
     }
 
@@ -461,6 +461,9 @@ impl Trust {
                 (None, _) => Verdict::Silent,
                 (Some(claim), _) if refuted(claim) => Verdict::Falseticker,
                 (Some(_), Some(found)) if found.members.contains(&index) => Verdict::Truechimer,
+                (Some(claim), Some(found)) if source.spec.noselect && claim.meets(&found.claim) => {
+                    Verdict::Truechimer
+                }
                 (Some(_), Some(_)) => Verdict::Falseticker,
                 (Some(_), None) => Verdict::Undecided,
             };

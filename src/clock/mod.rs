@@ -14,7 +14,7 @@ use std::time::Instant;
 
 pub use floor::{Floor, FloorOrigin, Guess, SavedFloor};
 pub use select::{Agreement, Interval, agreement};
-pub use sources::{Kiss, Reading, SourceId, SourceSpec, Verdict};
+pub use sources::{Kiss, Polls, Reading, SourceId, SourceSpec, Verdict};
 pub use status::{LastReading, SourceReport, Trouble};
 pub use time::{Nanos, ParseTimeError, UnixTime, describe, magnitude, nanos};
 pub use trust::{Basis, Event, Now, Policy, Resumed, Trust};

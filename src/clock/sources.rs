@@ -10,7 +10,8 @@ use super::time::{Nanos, UnixTime, nanos};
 pub struct SourceId(pub usize);
 
 /// What the trust machine must know of a source.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
 pub struct SourceSpec {
     /// Who runs it.
     pub operator: String,
@@ -20,6 +21,25 @@ pub struct SourceSpec {
     pub prefer: bool,
     /// A clock of one's own.
     pub trust: bool,
+    /// Asked and shown, and never counted.
+    pub noselect: bool,
+    /// How often it is asked once its burst is over.
+    pub polls: Polls,
+}
+
+/// Bounds of the interval between two questions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Polls {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest; a source that asks for fewer questions is left alone for longer.
+    pub max: Duration,
+}
+
+impl Default for Polls {
+    fn default() -> Self {
+        Self { min: STEADY, max: SLOWEST }
+    }
 }
 
 /// One answer of a source, free of the local clock: at `at` its time was `utc`.
@@ -105,17 +125,17 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(spec: SourceSpec, now: Instant) -> Self {
         Self {
-            spec,
             reading: None,
             verdict: Verdict::Silent,
             reach: 0,
             burst: BURST,
-            steady: STEADY,
+            steady: spec.polls.min,
             floor_interval: Duration::ZERO,
             asked: None,
             last_asked: None,
             silent_since: None,
             next: Some(now),
+            spec,
         }
     }
 
@@ -185,7 +205,7 @@ impl Source {
 
     /// The polling interval the engine asks for.
     pub(super) fn pace(&mut self, interval: Duration) {
-        self.steady = interval.clamp(STEADY, SLOWEST);
+        self.steady = interval.clamp(self.spec.polls.min, self.spec.polls.max);
     }
 
     /// The interval in which it claims the truth at `now`; `None` if its last answer is too old.
@@ -197,6 +217,11 @@ impl Source {
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
         Some(Interval::around(reading.utc + age, error))
+    }
+
+    /// [`Self::claim`], of a source that counts.
+    pub(super) fn vote(&self, now: Instant) -> Option<Interval> {
+        self.claim(now).filter(|_| !self.spec.noselect)
     }
 
     /// The interval in force between two polls.
@@ -243,6 +268,21 @@ mod tests {
         assert_eq!(gaps[0], 0);
         assert!(gaps[1..9].iter().all(|gap| *gap == 1000), "{gaps:?}");
         assert!(gaps[9..].iter().all(|gap| *gap == 16_000), "{gaps:?}");
+    }
+
+    #[test]
+    fn it_is_asked_as_often_as_its_administrator_wants() {
+        let mut world = World::new(true);
+        world.source.spec.polls =
+            Polls { min: Duration::from_secs(64), max: Duration::from_secs(256) };
+        world.source.steady = Duration::from_secs(64);
+        let gaps: Vec<_> = (0..11).map(|_| world.answer().as_secs()).collect();
+        assert_eq!(gaps[9..], [64, 64]);
+
+        for (wish, granted) in [(16, 64), (128, 128), (1024, 256)] {
+            world.source.pace(Duration::from_secs(wish));
+            assert_eq!(world.source.interval(), Duration::from_secs(granted));
+        }
     }
 
     #[test]
@@ -294,7 +334,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         fn new(private: bool) -> Self {
             let now = Instant::now();
-            let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false };
+            let spec = SourceSpec { private, ..SourceSpec::default() };
             Self { source: Source::new(spec, now), now, asked: None }
         }
 

@@ -198,9 +198,9 @@ impl Trust {
                 operators: self.refuting_operators(now.mono),
             }),
             Level::Cold => {
-                let answering = self.sources.iter().filter(|s| s.claim(now.mono).is_some());
+                let answering = self.sources.iter().filter(|s| s.vote(now.mono).is_some());
                 found.push(Trouble::Cold {
-                    answering: (answering.count(), self.sources.len()),
+                    answering: (answering.count(), self.policy.voters()),
                     need: self.policy.need(),
                 });
             }
@@ -209,9 +209,12 @@ impl Trust {
             }),
             Level::Coarse | Level::Disciplined => {}
         }
-        let falsetickers = self.sources.iter().filter(|s| s.verdict == Verdict::Falseticker);
+        let falsetickers = self
+            .sources
+            .iter()
+            .filter(|source| !source.spec.noselect && source.verdict == Verdict::Falseticker);
         let by = self.demand.or_else(|| {
-            let outvoted = falsetickers.clone().count() * 2 > self.sources.len();
+            let outvoted = falsetickers.clone().count() * 2 > self.policy.voters();
             let reading = falsetickers.clone().find_map(|source| source.reading)?;
             let age = now.mono.saturating_duration_since(reading.at);
             outvoted.then(|| (reading.utc + age).since(now.utc))

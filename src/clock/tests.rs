@@ -66,6 +66,29 @@ proptest! {
 }
 
 #[test]
+fn a_source_that_is_not_selected_is_judged_and_never_counts() {
+    let mut world = World::new();
+    let mut policy = Policy { witnesses: Vec::new(), ..world.trust.policy.clone() };
+    for source in &mut policy.sources {
+        source.trust = false;
+    }
+    policy.sources[0].noselect = true;
+    assert_eq!((policy.voters(), policy.need()), (3, 3));
+    world.trust = Trust::new(policy, Floor::new(world.clock, None), None, world.now());
+
+    // Two that count agree with one that does not.
+    for source in [0, 1, 2] {
+        world.happen(&Happening::Reading(source, 0, 5));
+    }
+    assert_eq!(world.trust.trust(world.now).level, Level::Cold);
+    world.happen(&Happening::Reading(3, 0, 5));
+    assert_eq!(world.trust.trust(world.now).level, Level::Coarse);
+    world.happen(&Happening::Reading(0, 100, 5));
+    let verdicts: Vec<_> = world.trust.sources(world.now()).map(|seen| seen.verdict).collect();
+    assert_eq!(verdicts[0], Verdict::Falseticker);
+}
+
+#[test]
 fn a_machine_that_slept_asks_its_witnesses_anew() {
     let mut world = World::new();
     for _ in 0..12 {
@@ -152,9 +175,8 @@ impl World {
         let clock = truth - Duration::from_secs(4 * 3600);
         let source = |operator: &str, trust| SourceSpec {
             operator: operator.into(),
-            private: false,
-            prefer: false,
             trust,
+            ..SourceSpec::default()
         };
         let policy = Policy {
             quorum: 3,

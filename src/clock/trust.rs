@@ -38,7 +38,13 @@ impl Policy {
         if cfg!(feature = "broken-quorum") {
             return 1;
         }
-        self.quorum.max(self.sources.len() / 2 + 1)
+        self.quorum.max(self.voters() / 2 + 1)
+    }
+
+    /// How many sources count.
+    #[must_use]
+    pub fn voters(&self) -> usize {
+        self.sources.iter().filter(|source| !source.noselect).count()
     }
 }
 

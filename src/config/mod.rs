@@ -14,6 +14,7 @@ use ipnet::IpNet;
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
+use crate::clock::Polls;
 use crate::names::Entry;
 use crate::wire::Name;
 
@@ -246,6 +247,8 @@ pub struct Metered {
 pub struct Ntp {
     /// UDP addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Keys that are shared with clients and sources, in chrony's format.
+    pub keys: Option<PathBuf>,
 }
 
 /// `[clock]`: whom to believe about time.
@@ -283,6 +286,12 @@ pub struct Source {
     pub prefer: bool,
     /// A clock of one's own, which may set the time alone when no quorum can be had.
     pub trust: bool,
+    /// Asked and shown, and never counted.
+    pub noselect: bool,
+    /// How often it is asked.
+    pub polls: Polls,
+    /// The number of the key that is shared with it; it is believed only with its code.
+    pub key: Option<u32>,
 }
 
 /// `[[clock.witness]]`: an HTTPS server whose `Date` is authenticated time (RFC 9110 section 6.6.1).

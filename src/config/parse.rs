@@ -1,10 +1,13 @@
 //! From the tree of a TOML document to a [`Config`]: every key, its default and its rules.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
+use crate::clock::Polls;
 use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
@@ -17,6 +20,8 @@ use crate::wire::Name;
 
 /// Questions a second beyond which a limit is none.
 const RATE_MAX: u32 = 10_000;
+/// What `min_poll` and `max_poll` may be: 16 s to 36 h (RFC 5905 section 7.2).
+const POLLS: RangeInclusive<u32> = 4..=17;
 /// A week, the longest TTL worth keeping (RFC 8767 section 4).
 const WEEK: u32 = 604_800;
 /// The longest path a socket can be bound to (`sun_path` less its final zero).
@@ -101,7 +106,10 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
         doq: root.table("doq", |table| Doq { listen: listen(table, 853) }),
         tls: root.table("tls", |table| read_tls(table, file)),
         upstreams: root.tables("upstream", |table| read_upstream(table, file)),
-        ntp: root.table("ntp", |table| Ntp { listen: listen(table, 123) }),
+        ntp: root.table("ntp", |table| Ntp {
+            listen: listen(table, 123),
+            keys: table.text("keys", file),
+        }),
         clock: root.table("clock", |table| Clock {
             mode: table
                 .choice("mode", &[("steer", ClockMode::Steer), ("observe", ClockMode::Observe)])
@@ -236,6 +244,9 @@ fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
     let operator = table.text("operator", value::label);
     let prefer = table.boolean("prefer").unwrap_or(false);
     let trust = table.boolean("trust").unwrap_or(false);
+    let noselect = table.boolean("noselect").unwrap_or(false);
+    let polls = read_polls(table);
+    let key = table.number("key", 1..=u32::MAX);
     let address = address?;
     if trust && !is_own(address) {
         table.warn(
@@ -250,7 +261,22 @@ fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
         operator: operator.unwrap_or_else(|| value::operator_of(address)),
         prefer,
         trust,
+        noselect,
+        polls,
+        key,
     })
+}
+
+/// The interval between questions, in powers of two of a second as RFC 5905 has it.
+fn read_polls(table: &mut Table<'_, '_>) -> Polls {
+    let min = table.number("min_poll", POLLS).unwrap_or(*POLLS.start());
+    let max = table.number("max_poll", POLLS).unwrap_or(10);
+    if min > max {
+        let message = format!("min_poll = {min} is longer than max_poll = {max}");
+        table.error("min_poll", message, "write the shorter one as min_poll");
+    }
+    let span = |poll: u32| Duration::from_secs(1 << poll);
+    Polls { min: span(min), max: span(max.max(min)) }
 }
 
 fn read_witness(

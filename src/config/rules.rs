@@ -13,6 +13,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
     doq_keeps_off_port_53(config, notes);
     names_clash(config, notes);
     sources_twice(&config.clock, notes);
+    keys_are_given(config, notes);
     // Half a configuration would only be blamed for what its mistakes took away.
     if notes.report.errors() == 0 && !notes.torn {
         upstreams_differ(config, notes);
@@ -112,6 +113,18 @@ fn sources_twice(clock: &Clock, notes: &mut Notes) {
     }
 }
 
+/// A source is asked with a key of a file.
+fn keys_are_given(config: &Config, notes: &mut Notes) {
+    let keyed = config.clock.sources.iter().position(|source| source.key.is_some());
+    if let Some(at) = keyed.filter(|_| config.ntp.keys.is_none()) {
+        notes.report.error(
+            notes.places.at(&format!("clock.source[{at}].key")),
+            "a source with a `key`, and no file that holds it",
+            "name the file in [ntp]: keys = \"keys\"",
+        );
+    }
+}
+
 /// Whoever may be asked for anything by anybody is used against others.
 fn clients_are_limited(config: &Config, notes: &mut Notes) {
     let any = config.dns.clients.iter().position(|network| *network == ClientNetwork::Any);
@@ -165,10 +178,11 @@ fn upstreams_are_not_asked(config: &Config, notes: &mut Notes) {
 }
 
 fn quorum_holds(clock: &Clock, notes: &mut Notes) {
-    let configured = clock.sources.len();
+    let voters: Vec<_> = clock.sources.iter().filter(|source| !source.noselect).cloned().collect();
+    let configured = voters.len();
     let need = clock.quorum.max(configured / 2 + 1);
     let at = |path: &str| notes.places.at(path);
-    let operators = count_by_operator(&clock.sources);
+    let operators = count_by_operator(&voters);
     let one_too_many =
         operators.iter().find(|(_, count)| configured - **count < need || operators.len() < 3);
     if configured == 0 {

@@ -155,6 +155,7 @@ impl World {
             private: setup.private,
             prefer: *prefer,
             trust: *trust,
+            ..SourceSpec::default()
         };
         let mut operators = setup.upstreams.clone();
         operators.sort_unstable();

@@ -89,17 +89,21 @@ struct Service {
 }
 
 impl Handler for Service {
-    type Own = ();
+    type Own = <TimeServer as Handler>::Own;
 
     fn handle(
         &self,
         datagram: Datagram<'_>,
         socket: &Arc<Socket>,
-        own: &mut (),
+        own: &mut Self::Own,
         reply: &mut Vec<u8>,
     ) {
         if !self.silent.load(Ordering::Relaxed) {
             self.server.handle(datagram, socket, own, reply);
         }
+    }
+
+    fn sent(&self, own: &mut Self::Own) {
+        self.server.sent(own);
     }
 }

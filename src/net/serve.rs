@@ -32,6 +32,11 @@ pub trait Handler: Send + Sync + 'static {
         own: &mut Self::Own,
         reply: &mut Vec<u8>,
     );
+
+    /// The replies to the datagrams handled since the last call have left.
+    fn sent(&self, own: &mut Self::Own) {
+        let _ = own;
+    }
 }
 
 /// What the threads of a service have done.
@@ -153,6 +158,7 @@ impl<H: Handler> Worker<H> {
                 Ok(received) => {
                     batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
                     let sent = batch.send(&self.socket);
+                    self.handler.sent(&mut own);
                     // Once a batch, not once a datagram: the threads share these.
                     add(&self.tally.received, received);
                     add(&self.tally.sent, sent.sent);

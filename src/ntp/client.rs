@@ -10,7 +10,8 @@ use tracing::trace;
 
 use crate::clock::{Reading, UnixTime, nanos};
 use crate::node::ports::Clock;
-use crate::ntp::wire::{self, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
+use crate::ntp::keys::{Keys, Seal};
+use crate::ntp::wire::{self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
 
 /// A server at a greater root distance is not worth asking (RFC 5905 appendix A.5.5.2: MAXDIST).
 pub const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
@@ -41,6 +42,15 @@ pub enum AskError {
     /// No answer to this question arrived in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Silent(Duration),
+    /// Its time comes from this very machine (RFC 5905 section 7.3, reference id).
+    #[error("the server takes its time from this machine")]
+    Loop,
+    /// It was answered, and no answer carries a right code of this key.
+    #[error("no answer has a right code of key {0}: keys or their numbers differ between the two")]
+    Unauthenticated(u32),
+    /// The key of this number is not known.
+    #[error("key {0} is not in the file of keys; the source is not asked without")]
+    NoKey(u32),
     /// The question could not be sent: no route, no address.
     #[error("the question could not be sent: {0}")]
     Network(io::Error),
@@ -87,6 +97,8 @@ impl Kiss {
 /// timestamp: an answer is believed only if it comes back to both (RFC 5905
 /// section 8: TEST2). The server's era is chosen by `floor` ([`wire::to_utc`]).
 ///
+/// With a `key` the question carries its code, and an answer is believed only if it does as well.
+///
 /// # Errors
 ///
 /// [`AskError`] says what the server did instead of giving the time.
@@ -95,6 +107,7 @@ pub async fn ask(
     clock: &dyn Clock,
     floor: UnixTime,
     patience: Duration,
+    key: Option<Shared<'_>>,
 ) -> Result<Reading, AskError> {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -108,27 +121,59 @@ pub async fn ask(
     // business (RFC 8633 section 3.3, draft-ietf-ntp-data-minimization).
     let question =
         Header { version: 4, mode: MODE_CLIENT, transmit_timestamp: nonce, ..Header::default() };
+    let mut question = question.emit().to_vec();
+    if let Some(Shared { keys, id }) = key {
+        keys.get(id).ok_or(AskError::NoKey(id))?.seal(id, &mut question);
+    }
     let sent = clock.mono();
-    socket.send(&question.emit()).await.map_err(refused_or_network)?;
+    socket.send(&question).await.map_err(refused_or_network)?;
 
-    let answer = timeout(patience, receive(&socket, clock, nonce)).await;
-    let (header, received) = answer.map_err(|_| AskError::Silent(patience))??;
-    read(&header, sent, received, floor)
+    let mut forged = false;
+    let answer = timeout(patience, receive(&socket, clock, nonce, key, &mut forged)).await;
+    let (header, received) = match (answer, key) {
+        (Ok(answer), _) => answer?,
+        (Err(_), Some(Shared { id, .. })) if forged => return Err(AskError::Unauthenticated(id)),
+        (Err(_), _) => return Err(AskError::Silent(patience)),
+    };
+    let own = socket.local_addr().map(|own| wire::reference_id(own.ip()));
+    if header.stratum > 1 && own.is_ok_and(|own| own == header.reference_id) {
+        return Err(AskError::Loop);
+    }
+    let reading = read(&header, sent, received, floor)?;
+    Ok(Reading { reference_id: wire::reference_id(target.ip()), ..reading })
 }
 
-/// Waits for the answer to the question with `nonce`; anything else is passed over.
+/// A key that is shared with a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared<'k> {
+    /// All keys.
+    pub keys: &'k Keys,
+    /// The number of the one.
+    pub id: u32,
+}
+
+/// Waits for the answer to the question with `nonce`; anything else is passed over. `forged` is set
+/// when there was one without a right code of `key`.
 async fn receive(
     socket: &UdpSocket,
     clock: &dyn Clock,
     nonce: u64,
+    key: Option<Shared<'_>>,
+    forged: &mut bool,
 ) -> Result<(Header, Instant), AskError> {
     let mut packet = [0; 1024];
     loop {
         let len = socket.recv(&mut packet).await.map_err(refused_or_network)?;
         let received = clock.mono();
-        match packet.get(..len).and_then(Header::parse) {
+        let packet = packet.get(..len).unwrap_or_default();
+        match Header::parse(packet) {
             Some(header) if header.mode == MODE_SERVER && header.origin_timestamp == nonce => {
-                return Ok((header, received));
+                let Some(Shared { keys, id }) = key else { return Ok((header, received)) };
+                if keys.check(packet, HEADER_LEN) == Seal::Right(id) {
+                    return Ok((header, received));
+                }
+                trace!(len, id, "an answer without a right code");
+                *forged = true;
             }
             Some(_) | None => trace!(len, "not an answer to this question"),
         }
@@ -211,7 +256,8 @@ mod tests {
         let off = reading.utc.since(TestClock.utc_at(reading.at));
         assert!(off.abs() < nanos(reading.error), "{off} ns off, error {:?}", reading.error);
         assert_eq!((reading.stratum, reading.leap), (2, 0));
-        assert_eq!(reading.reference_id, [192, 0, 2, 1]);
+        // What it goes by to our own clients, and not what its own source is (RFC 5905 section 7.3).
+        assert_eq!(reading.reference_id, [127, 0, 0, 1]);
         assert_eq!(reading.root_delay, Duration::from_millis(125));
         let root = reading.root_delay / 2 + reading.root_dispersion;
         assert!(reading.error >= root && reading.error < root + reading.delay);
@@ -247,12 +293,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_follows_us_is_not_followed() {
+        let follows = |stratum| {
+            move |question: &Header| {
+                vec![Header { stratum, reference_id: [127, 0, 0, 1], ..good_answer(question) }]
+            }
+        };
+        let secondary = Server::start(follows(3)).await;
+        // A stratum 1 server's id is four letters, whatever they look like.
+        let primary = Server::start(follows(1)).await;
+
+        assert!(matches!(secondary.ask().await, Err(AskError::Loop)));
+        assert!(primary.ask().await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_closed_port_is_told_from_silence() {
         let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = closed.local_addr().unwrap();
         drop(closed);
 
-        let outcome = ask(address, &TestClock, FLOOR, PATIENCE).await;
+        let outcome = ask(address, &TestClock, FLOOR, PATIENCE, None).await;
 
         assert!(matches!(outcome, Err(AskError::Refused)), "{outcome:?}");
     }
@@ -370,7 +431,7 @@ mod tests {
         }
 
         async fn ask(&self) -> Result<Reading, AskError> {
-            ask(self.address, &TestClock, FLOOR, PATIENCE).await
+            ask(self.address, &TestClock, FLOOR, PATIENCE, None).await
         }
     }
 }

@@ -2,5 +2,7 @@
 
 pub mod client;
 pub mod engine;
+mod interleaved;
+pub mod keys;
 pub mod server;
 pub mod wire;

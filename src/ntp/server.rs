@@ -12,18 +12,21 @@ use crate::clock::{NtpStatus, UnixTime};
 use crate::net::rate::{Limiter, Rate};
 use crate::net::{Datagram, Handler, Socket};
 use crate::node::ports::Clock;
+use crate::ntp::interleaved::Earlier;
+use crate::ntp::keys::{Keys, Seal};
 use crate::ntp::wire::{
     self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER, STRATUM_UNSYNCHRONIZED,
 };
 
 /// The answer to `question`, or why there is none.
 ///
-/// It is 48 octets long and thus never longer than the question; extension
-/// fields and MACs are passed over. While `status` is not synchronized the
+/// It is 48 octets long and thus never longer than the question, of which only the header counts
+/// here. While `status` is not synchronized the
 /// answer says so: leap indicator 3, stratum 16.
 ///
 /// `received` and `sent` are our UTC when the question came and as the answer
-/// goes, `now` is the same as `sent` on the monotonic clock.
+/// goes, `now` is the same as `sent` on the monotonic clock. With `earlier` the
+/// answer is in interleaved mode: that is when the one before it left.
 ///
 /// # Errors
 ///
@@ -34,16 +37,18 @@ pub fn respond(
     received: UnixTime,
     sent: UnixTime,
     now: Instant,
+    earlier: Option<u64>,
 ) -> Result<[u8; HEADER_LEN], Silence> {
     let question = parse(question)?;
+    let origin = earlier.map_or(question.transmit_timestamp, |_| question.receive_timestamp);
     let answer = Header {
         version: question.version,
         mode: MODE_SERVER,
         poll: question.poll,
         precision: PRECISION,
-        origin_timestamp: question.transmit_timestamp,
+        origin_timestamp: origin,
         receive_timestamp: wire::from_utc(received),
-        transmit_timestamp: wire::from_utc(sent),
+        transmit_timestamp: earlier.unwrap_or_else(|| wire::from_utc(sent)),
         ..Header::default()
     };
     let standing = if status.synchronized {
@@ -114,6 +119,8 @@ pub enum Silence {
 pub struct TimeServer {
     clock: Arc<dyn Clock>,
     status: Arc<ArcSwap<NtpStatus>>,
+    keys: ArcSwap<Keys>,
+    earlier: Earlier,
     limiter: Option<Limiter>,
     start: Instant,
     /// Milliseconds since `start` before which no kiss is sent.
@@ -138,6 +145,12 @@ pub struct Counts {
     pub short: AtomicU64,
     /// Dropped: neither version 3 nor 4.
     pub wrong_version: AtomicU64,
+    /// Answered with a code of a key that is shared with the client.
+    pub authenticated: AtomicU64,
+    /// Answered in interleaved mode.
+    pub interleaved: AtomicU64,
+    /// Answered with a crypto-NAK: the code is wrong, or its key not known.
+    pub unauthenticated: AtomicU64,
 }
 
 impl TimeServer {
@@ -149,7 +162,27 @@ impl TimeServer {
         let start = clock.mono();
         let limiter = rate.map(|rate| Limiter::new(rate, start));
         let (next_kiss, counts) = (AtomicU64::new(0), Counts::default());
-        Self { clock, status, limiter, start, next_kiss, counts }
+        Self {
+            clock,
+            status,
+            keys: ArcSwap::default(),
+            earlier: Earlier::new(),
+            limiter,
+            start,
+            next_kiss,
+            counts,
+        }
+    }
+
+    /// From here on, who has one of `keys` is answered with its code.
+    pub fn set_keys(&self, keys: Keys) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// The keys in use.
+    #[must_use]
+    pub fn keys(&self) -> Arc<Keys> {
+        self.keys.load_full()
     }
 
     /// What became of the packets so far.
@@ -158,7 +191,29 @@ impl TimeServer {
         &self.counts
     }
 
-    fn answer(&self, question: &[u8], from: IpAddr) -> Option<[u8; HEADER_LEN]> {
+    /// Appends the answer to `reply`, if there is one.
+    fn answer(&self, question: &[u8], from: IpAddr, own: &mut Leaving, reply: &mut Vec<u8>) {
+        let keys = self.keys.load();
+        let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
+        let Some(answer) = self.header(question, from, own) else { return };
+        reply.extend_from_slice(&answer);
+        match seal {
+            Seal::Right(id) => {
+                if let Some(key) = keys.get(id) {
+                    key.seal(id, reply);
+                    self.counts.authenticated.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Seal::Wrong(_) => {
+                // A code of four octets, all of them 0 (RFC 5905 section 7.3).
+                reply.extend_from_slice(&[0; 4]);
+                self.counts.unauthenticated.fetch_add(1, Ordering::Relaxed);
+            }
+            Seal::Nak | Seal::None => {}
+        }
+    }
+
+    fn header(&self, question: &[u8], from: IpAddr, own: &mut Leaving) -> Option<[u8; HEADER_LEN]> {
         let received = self.clock.mono();
         let limited = self.limiter.as_ref().is_some_and(|limiter| !limiter.take(from, received));
         let (answer, count) = if !limited {
@@ -170,7 +225,8 @@ impl TimeServer {
             };
             let sent = self.clock.mono();
             let utc = |at| self.clock.utc_at(at);
-            (respond(question, &status, utc(received), utc(sent), sent), count)
+            let earlier = self.interleave(question, from, utc(received), own);
+            (respond(question, &status, utc(received), utc(sent), sent, earlier), count)
         } else if self.may_kiss(received) {
             (kiss_rate(question), &self.counts.kissed)
         } else {
@@ -187,6 +243,31 @@ impl TimeServer {
         answer.ok()
     }
 
+    /// For a client that asks in interleaved mode, when the answer before this one left. It says so
+    /// by the receive timestamp of that answer as its origin; others leave that empty, or fill in
+    /// another one, and cost no more than a look.
+    fn interleave(
+        &self,
+        question: &[u8],
+        from: IpAddr,
+        received: UnixTime,
+        own: &mut Leaving,
+    ) -> Option<u64> {
+        let question = parse(question).ok()?;
+        if question.origin_timestamp == 0 || question.version != 4 {
+            return None;
+        }
+        let earlier = self.earlier.sent_at(from, question.origin_timestamp);
+        let received = wire::from_utc(received);
+        self.earlier.answering(from, received);
+        own.0.push((from, received));
+        let earlier = earlier.filter(|_| question.receive_timestamp != question.transmit_timestamp);
+        if earlier.is_some() {
+            self.counts.interleaved.fetch_add(1, Ordering::Relaxed);
+        }
+        earlier
+    }
+
     /// Whether a kiss may be sent, whoever it is for: a forged address must not be flooded with
     /// them either.
     fn may_kiss(&self, now: Instant) -> bool {
@@ -200,14 +281,32 @@ impl TimeServer {
 }
 
 impl Handler for TimeServer {
-    type Own = ();
+    type Own = Leaving;
 
-    fn handle(&self, datagram: Datagram<'_>, _: &Arc<Socket>, (): &mut (), reply: &mut Vec<u8>) {
-        if let Some(answer) = self.answer(datagram.payload, datagram.peer.address.ip()) {
-            reply.extend_from_slice(&answer);
+    fn handle(
+        &self,
+        datagram: Datagram<'_>,
+        _: &Arc<Socket>,
+        own: &mut Leaving,
+        reply: &mut Vec<u8>,
+    ) {
+        self.answer(datagram.payload, datagram.peer.address.ip(), own, reply);
+    }
+
+    fn sent(&self, own: &mut Leaving) {
+        if own.0.is_empty() {
+            return;
+        }
+        let sent = wire::from_utc(self.clock.utc());
+        for (client, received) in own.0.drain(..) {
+            self.earlier.left(client, received, sent);
         }
     }
 }
+
+/// Answers of a batch whose clients want to know when they left, by client and receive timestamp.
+#[derive(Debug, Default)]
+pub struct Leaving(Vec<(IpAddr, u64)>);
 
 /// Room for a burst at start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine
 /// behind one address translator, and far above what they ask in the long run.
@@ -315,7 +414,7 @@ mod tests {
         #[test]
         fn no_packet_panics_or_is_amplified(packet in prop::collection::vec(any::<u8>(), 0..120)) {
             let start = TestClock.mono();
-            for answer in [respond(&packet, &synchronized(start), RECEIVED, SENT, start), kiss_rate(&packet)] {
+            for answer in [respond(&packet, &synchronized(start), RECEIVED, SENT, start, None), kiss_rate(&packet)] {
                 prop_assert!(answer.is_err() || packet.len() >= HEADER_LEN);
             }
         }
@@ -379,6 +478,36 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn who_shares_a_key_is_answered_with_its_code_and_a_wrong_code_with_a_nak() {
+        let keys = |text: &str| {
+            let file = std::env::temp_dir().join(format!("firstlight-keys-{}", std::process::id()));
+            std::fs::write(&file, text).unwrap();
+            let keys = Keys::from_file(&file).unwrap();
+            std::fs::remove_file(&file).unwrap();
+            keys.0
+        };
+        let served = Served::start(None);
+        served.publish(true);
+        served.server.set_keys(keys("1 AES128 0123456789abcdef\n2 SHA1 secret\n"));
+        let theirs = keys("1 AES128 0123456789abcdef\n2 SHA1 other\n3 SHA1 third\n");
+        let ask = async |id| {
+            let key = Some(crate::ntp::client::Shared { keys: &theirs, id });
+            ask(served.address, &TestClock, REFERENCE, Duration::from_millis(200), key).await
+        };
+
+        assert!(ask(1).await.is_ok());
+        for id in [2, 3] {
+            let outcome = ask(id).await;
+            assert!(matches!(outcome, Err(AskError::Unauthenticated(_))), "{id}: {outcome:?}");
+        }
+        assert!(matches!(ask(4).await, Err(AskError::NoKey(4))));
+        assert!(served.ask().await.is_ok(), "without a key");
+        let counts = served.server.counts();
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        assert_eq!((of(&counts.authenticated), of(&counts.unauthenticated)), (1, 2));
+    }
+
     const NONCE: u64 = 0x0123_4567_89ab_cdef;
     const REFERENCE: UnixTime = UnixTime::from_secs(1_773_468_000);
     const RECEIVED: UnixTime = UnixTime::from_secs(1_773_468_700);
@@ -391,7 +520,7 @@ mod tests {
     }
 
     fn answer(question: &[u8], status: &NtpStatus, now: Instant) -> Result<Header, Silence> {
-        let answer = respond(question, status, RECEIVED, SENT, now)?;
+        let answer = respond(question, status, RECEIVED, SENT, now, None)?;
         Ok(Header::parse(&answer).unwrap())
     }
 
@@ -432,7 +561,7 @@ mod tests {
         }
 
         async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
-            ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300)).await
+            ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), None).await
         }
     }
 

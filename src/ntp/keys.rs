@@ -1,0 +1,316 @@
+//! Symmetric keys: who shares one with a client or server can tell its messages from forged ones
+//! (RFC 5905 section 7.3 and appendix A.2, RFC 8573).
+//!
+//! The file has the format of chrony's, so that the two can share one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aes::Aes128;
+use cmac::{Cmac, Mac as _};
+use data_encoding::HEXUPPER_PERMISSIVE;
+use ring::digest;
+use subtle::ConstantTimeEq;
+
+/// Octets of a key's number in a message.
+const ID_LEN: usize = 4;
+/// Octets of the longest code.
+const CODE_MAX: usize = 20;
+/// Octets of a key file at most, and of one key.
+const FILE_MAX: u64 = 1 << 20;
+const SECRET_MAX: usize = 512;
+
+/// Shared keys by their numbers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Keys(BTreeMap<u32, Key>);
+
+/// One shared key.
+#[derive(Clone, Eq, PartialEq)]
+pub enum Key {
+    /// AES-128-CMAC (RFC 8573).
+    Aes128([u8; 16]),
+    /// SHA-1 of the key and the message: for servers that have nothing better.
+    Sha1(Vec<u8>),
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes128(_) => "Aes128(..)",
+            Self::Sha1(_) => "Sha1(..)",
+        })
+    }
+}
+
+impl Keys {
+    /// Reads a file of keys, `NUMBER TYPE KEY` on each line (chrony.keys(5)). Also gives what is
+    /// doubtful about it, with the line.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is no text of that form.
+    pub fn from_file(file: &Path) -> Result<(Self, Vec<String>), KeysError> {
+        let unreadable = |source| KeysError::Read { file: file.to_owned(), source };
+        let metadata = fs::metadata(file).map_err(unreadable)?;
+        if metadata.len() > FILE_MAX {
+            let error = io::Error::other(format!("{} octets are no file of keys", metadata.len()));
+            return Err(unreadable(error));
+        }
+        let text = fs::read_to_string(file).map_err(unreadable)?;
+        let (keys, mut doubts) = Self::parse(&text).map_err(|(line, reason)| KeysError::Form {
+            file: file.to_owned(),
+            line,
+            reason,
+        })?;
+        if metadata.mode() & 0o077 != 0 {
+            let mode = metadata.mode() & 0o7777;
+            doubts.push(format!("others can read it (mode {mode:04o}); run: chmod 600"));
+        }
+        let named = doubts.into_iter().map(|doubt| format!("{}: {doubt}", file.display()));
+        Ok((keys, named.collect()))
+    }
+
+    fn parse(text: &str) -> Result<(Self, Vec<String>), (usize, String)> {
+        let (mut keys, mut doubts) = (BTreeMap::new(), Vec::new());
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', '!', ';', '%']) {
+                continue;
+            }
+            let wrong = |reason: String| (number, reason);
+            let words: Vec<_> = line.split_whitespace().collect();
+            let (id, kind, secret) = match words[..] {
+                [id, secret] => (id, "MD5", secret),
+                [id, kind, secret] => (id, kind, secret),
+                _ => return Err(wrong("it is not NUMBER TYPE KEY".to_owned())),
+            };
+            let id =
+                id.parse().ok().filter(|id| *id > 0).ok_or_else(|| {
+                    wrong(format!("`{id}` is no number of a key, 1 to 4294967295"))
+                })?;
+            let key = match Key::new(kind, secret) {
+                Ok(key) => key,
+                Err(Unfit::Wrong(reason)) => return Err(wrong(reason)),
+                Err(Unfit::Unserved) => {
+                    doubts.push(format!(
+                        "line {number}: key {id} is of type {kind} and not used; use AES128, or SHA1 where the other side has nothing better"
+                    ));
+                    continue;
+                }
+            };
+            if keys.insert(id, key).is_some() {
+                return Err(wrong(format!("key {id} is given twice")));
+            }
+        }
+        Ok((Self(keys), doubts))
+    }
+
+    /// The key of this number.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<&Key> {
+        self.0.get(&id)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What `packet`, a header of `header` octets and what follows it, proves of its sender.
+    #[must_use]
+    pub fn check(&self, packet: &[u8], header: usize) -> Seal {
+        let Some((message, seal)) = packet.split_at_checked(header) else { return Seal::None };
+        let Some((id, code)) = seal.split_first_chunk::<ID_LEN>() else { return Seal::None };
+        let id = u32::from_be_bytes(*id);
+        match (code.len(), self.get(id)) {
+            (0, _) if id == 0 => Seal::Nak,
+            (16 | CODE_MAX, Some(key)) if key.fits(message, code) => Seal::Right(id),
+            (16 | CODE_MAX, _) => Seal::Wrong(id),
+            _ => Seal::None,
+        }
+    }
+}
+
+/// What follows the header of a message (RFC 5905 section 7.5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seal {
+    /// A crypto-NAK: the sender could not check what we sent.
+    Nak,
+    /// No code: nothing, or extension fields.
+    None,
+    /// The code of this key, and right.
+    Right(u32),
+    /// A code that does not fit, or of a key that is not known.
+    Wrong(u32),
+}
+
+/// Why a key cannot be used.
+enum Unfit {
+    /// Of a type that is not served.
+    Unserved,
+    Wrong(String),
+}
+
+impl Key {
+    fn new(kind: &str, secret: &str) -> Result<Self, Unfit> {
+        let octets = match (secret.strip_prefix("HEX:"), secret.strip_prefix("ASCII:")) {
+            (Some(digits), _) => HEXUPPER_PERMISSIVE
+                .decode(digits.as_bytes())
+                .map_err(|_| Unfit::Wrong("what follows HEX: is not hexadecimal".to_owned()))?,
+            (None, Some(text)) => text.as_bytes().to_vec(),
+            (None, None) => secret.as_bytes().to_vec(),
+        };
+        if octets.is_empty() || octets.len() > SECRET_MAX {
+            return Err(Unfit::Wrong(format!("a key of {} octets", octets.len())));
+        }
+        match kind {
+            "AES128" => <[u8; 16]>::try_from(octets).map(Self::Aes128).map_err(|octets| {
+                Unfit::Wrong(format!("an AES128 key has 16 octets, this one {}", octets.len()))
+            }),
+            "SHA1" => Ok(Self::Sha1(octets)),
+            _ => Err(Unfit::Unserved),
+        }
+    }
+
+    /// Appends number and code for `message` to it.
+    pub fn seal(&self, id: u32, message: &mut Vec<u8>) {
+        let code = self.code(message);
+        message.extend_from_slice(&id.to_be_bytes());
+        message.extend_from_slice(code.as_slice());
+    }
+
+    fn fits(&self, message: &[u8], code: &[u8]) -> bool {
+        bool::from(self.code(message).as_slice().ct_eq(code))
+    }
+
+    fn code(&self, message: &[u8]) -> Code {
+        match self {
+            Self::Aes128(key) => {
+                let mut cmac = <Cmac<Aes128> as cmac::digest::KeyInit>::new(key.into());
+                cmac.update(message);
+                Code::Cmac(cmac.finalize().into_bytes().into())
+            }
+            Self::Sha1(key) => {
+                let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+                context.update(key);
+                context.update(message);
+                Code::Digest(context.finish())
+            }
+        }
+    }
+}
+
+enum Code {
+    Cmac([u8; 16]),
+    Digest(digest::Digest),
+}
+
+impl Code {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Cmac(octets) => octets,
+            Self::Digest(digest) => digest.as_ref(),
+        }
+    }
+}
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The text is of another form.
+    #[error("{}: line {line}: {reason}", file.display())]
+    Form {
+        /// Which file.
+        file: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// It cannot be read.
+    #[error("{}: {source}", file.display())]
+    Read {
+        /// Which file.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_rfc_4493() {
+        let key = Key::new("AES128", "HEX:2b7e151628aed2a6abf7158809cf4f3c").ok().unwrap();
+        let message = hex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
+                           30c81c46a35ce411");
+
+        assert_eq!(key.code(&[]).as_slice(), hex("bb1d6929e95937287fa37d129b756746"));
+        assert_eq!(key.code(&message).as_slice(), hex("dfa66747de9ae63030ca32611497c827"));
+    }
+
+    #[test]
+    fn a_code_is_right_for_its_message_and_key_alone() {
+        let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret").unwrap();
+        for id in [1, 2] {
+            let mut packet = vec![7; 48];
+            keys.get(id).unwrap().seal(id, &mut packet);
+            assert_eq!(keys.check(&packet, 48), Seal::Right(id));
+
+            let mut other = packet.clone();
+            other[3] ^= 1;
+            assert_eq!(keys.check(&other, 48), Seal::Wrong(id));
+            let mut other = packet.clone();
+            other[51] ^= 3;
+            assert!(matches!(keys.check(&other, 48), Seal::Wrong(_)));
+            packet.pop();
+            assert_eq!(keys.check(&packet, 48), Seal::None);
+        }
+        assert_eq!(keys.check(&[0; 52], 48), Seal::Nak);
+        assert_eq!(keys.check(&[0; 48], 48), Seal::None);
+        assert_eq!(keys.check(&[0; 10], 48), Seal::None);
+    }
+
+    #[test]
+    fn a_file_of_chrony_s_is_read_and_what_is_weak_in_it_said() {
+        let (keys, doubts) = Keys::parse(
+            "# comment\n! another\n\n1 MD5 ASCII:secret\n 7\tSHA1  HEX:00ff\n9 secret\n\
+             20 AES256 HEX:11\n30 AES128 HEX:000102030405060708090A0B0C0D0E0F\n",
+        )
+        .unwrap();
+
+        assert_eq!(keys.0.keys().copied().collect::<Vec<_>>(), [7, 30]);
+        assert_eq!(keys.get(7), Some(&Key::Sha1(vec![0, 255])));
+        assert_eq!(doubts.len(), 3, "{doubts:?}");
+        assert!(doubts[0].starts_with("line 4: key 1 is of type MD5"), "{doubts:?}");
+        assert!(!format!("{keys:?}").contains("255"), "{keys:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_where() {
+        for (text, line, reason) in [
+            ("1 AES128 HEX:00", 1, "has 16 octets, this one 1"),
+            ("\n1 SHA1 HEX:0g", 2, "not hexadecimal"),
+            ("0 SHA1 x", 1, "`0` is no number of a key"),
+            ("x SHA1 x", 1, "`x` is no number of a key"),
+            ("1", 1, "not NUMBER TYPE KEY"),
+            ("1 SHA1 HEX:", 1, "a key of 0 octets"),
+            ("1 SHA1 x\n1 SHA1 y", 2, "key 1 is given twice"),
+        ] {
+            let (at, said) = Keys::parse(text).unwrap_err();
+            assert_eq!(at, line, "{text}");
+            assert!(said.contains(reason), "{text}: {said}");
+        }
+    }
+
+    fn hex(digits: &str) -> Vec<u8> {
+        HEXUPPER_PERMISSIVE.decode(digits.as_bytes()).unwrap()
+    }
+}
