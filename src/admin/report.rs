@@ -163,6 +163,9 @@ pub struct Source {
     pub prefer: bool,
     /// Whether it is a clock of one's own.
     pub trust: bool,
+    /// Whether it is a reference clock, whose address is that of a socket.
+    #[serde(default)]
+    pub reference: bool,
     /// Whether it is asked and not counted.
     #[serde(default)]
     pub noselect: bool,

@@ -299,11 +299,20 @@ pub(super) fn policy(config: &Config) -> Policy {
         trust: source.trust,
         noselect: source.noselect,
         polls: source.polls,
+        reference: false,
+    });
+    let refclocks = config.clock.refclocks.iter().map(|refclock| SourceSpec {
+        operator: refclock.operator.clone(),
+        prefer: refclock.prefer,
+        trust: refclock.trust,
+        noselect: refclock.noselect,
+        reference: true,
+        ..SourceSpec::default()
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
     Policy {
         quorum: config.clock.quorum,
-        sources: sources.collect(),
+        sources: sources.chain(refclocks).collect(),
         witnesses: targets.into_iter().map(|target| target.operator).collect(),
         upstream_operators: operators.len(),
     }

@@ -220,20 +220,31 @@ impl Steward {
 
     fn sources(&self) -> report::Sources {
         let now = self.boot.now();
-        let configured = self.config.clock.sources.iter();
+        let clock = &self.config.clock;
+        let asked = clock.sources.iter().map(|source| Described {
+            address: source.address.to_string(),
+            operator: &source.operator,
+            key: source.key,
+        });
+        let read = clock.refclocks.iter().map(|refclock| Described {
+            address: refclock.socket.display().to_string(),
+            operator: &refclock.operator,
+            key: None,
+        });
         let reports = self.node.trust().sources(now);
-        let sources = configured.zip(reports).zip(&self.source_failures);
+        let sources = asked.chain(read).zip(reports).zip(&self.source_failures);
         let testimonies = self.node.trust().testimonies();
         let witnesses = self.targets.iter().zip(testimonies).zip(&self.witness_failures);
         report::Sources {
             sources: sources
                 .map(|((source, seen), failure)| report::Source {
-                    address: source.address.to_string(),
+                    address: source.address,
                     operator: source.operator.clone(),
                     verdict: word(&seen.verdict),
-                    prefer: source.prefer,
-                    trust: source.trust,
-                    noselect: source.noselect,
+                    prefer: seen.spec.prefer,
+                    trust: seen.spec.trust,
+                    noselect: seen.spec.noselect,
+                    reference: seen.spec.reference,
                     key: source.key,
                     stratum: seen.last.map_or(0, |last| last.stratum),
                     poll: seen.interval.as_secs_f64(),
@@ -320,6 +331,13 @@ impl Steward {
         };
         report::HealthReport { healthy, reason }
     }
+}
+
+/// What the trust machine does not know of a source.
+struct Described<'c> {
+    address: String,
+    operator: &'c String,
+    key: Option<u32>,
 }
 
 impl Services {

@@ -8,6 +8,7 @@ mod filter;
 mod keep;
 mod logging;
 mod recursion;
+mod refclocks;
 mod renumber;
 mod services;
 mod snapshot;

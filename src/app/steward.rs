@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::asking::Failure;
 use super::boot::Boot;
 use super::filter::Filter;
+use super::refclocks::RefClocks;
 use super::renumber::Addresses;
 use super::services::{self, Services};
 use super::uplink::Uplink;
@@ -89,6 +90,7 @@ pub(super) struct Steward {
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
+    refclocks: RefClocks,
     file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) filter: Filter,
@@ -118,8 +120,9 @@ impl Steward {
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
         let mut steward = Self {
             node,
-            source_failures: vec![None; config.clock.sources.len()],
+            source_failures: vec![None; sources(&config)],
             witness_failures: vec![None; targets.len()],
+            refclocks: RefClocks::default(),
             targets,
             file,
             sender,
@@ -141,6 +144,7 @@ impl Steward {
             boot,
             services,
         };
+        steward.read_refclocks(&steward.read.clone());
         steward.report_start();
         steward
     }
@@ -450,17 +454,27 @@ impl Steward {
         self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         if asks_others {
             let trust = self.boot.succeed(self.node.trust(), &read);
-            self.source_failures = vec![None; read.clock.sources.len()];
+            self.source_failures = vec![None; sources(&read)];
             self.witness_failures = vec![None; self.targets.len()];
             self.filter.reset();
             // Its generations begin anew: whatever it publishes first is a change.
             self.trust = None;
             self.asked += 1;
             self.node.replace_trust(trust, now);
+            self.read_refclocks(&read);
         }
         self.config = config;
         self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
+    }
+
+    /// Reads the reference clocks of `config`, and no others.
+    fn read_refclocks(&mut self, config: &Config) {
+        // Their sockets are closed before they are opened anew.
+        drop(std::mem::take(&mut self.refclocks));
+        let (clocks, first) = (&config.clock.refclocks, config.clock.sources.len());
+        let (machine, sender) = (&self.boot.clock, &self.sender);
+        self.refclocks = RefClocks::start(clocks, first, self.asked, machine, sender);
     }
 
     fn report_start(&mut self) {
@@ -542,4 +556,9 @@ fn announce(change: &Change) {
         },
         Change::Cleared(condition) => info!(condition = condition.name, "cleared"),
     }
+}
+
+/// Time sources, reference clocks included.
+fn sources(config: &Config) -> usize {
+    config.clock.sources.len() + config.clock.refclocks.len()
 }

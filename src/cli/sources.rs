@@ -32,7 +32,7 @@ pub(super) fn view(report: &report::Sources) -> String {
 }
 
 const LEGEND: &str = "\
-M: mode      ^ an NTP server, # a clock of one's own (trust = true)
+M: mode      ^ an NTP server, # a reference clock, or a clock of one's own (trust = true)
 S: state     * the best of those that agree, + agrees with the majority,
              x contradicts it or the witnesses, - answers, but no majority has formed,
              or it is not to be counted (noselect), ? silent, or does not want to be asked
@@ -56,7 +56,7 @@ fn of_sources(sources: &[report::Source]) -> String {
     let mut lines = vec![title, rule];
     let best = best(sources);
     lines.extend(sources.iter().zip(names).enumerate().map(|(index, (source, name))| {
-        let mode = if source.trust { '#' } else { '^' };
+        let mode = if source.trust || source.reference { '#' } else { '^' };
         let state = sign(source, best == Some(index));
         let stratum = source.stratum;
         let poll = source.poll.max(f64::MIN_POSITIVE).log2().round();
@@ -231,6 +231,7 @@ x b.example   8.8.8.8:443  9         -3600s     op
             prefer: false,
             trust: false,
             noselect: false,
+            reference: false,
             key: None,
             stratum: 2,
             poll: 16.0,

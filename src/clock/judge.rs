@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Level;
 use super::floor::FloorOrigin;
 use super::select::{Interval, agreement};
-use super::sources::{Reading, Source, SourceId, Verdict};
+use super::sources::{Reading, SPEAKS, Source, SourceId, Verdict};
 use super::time::{Nanos, magnitude};
 use super::trust::{Basis, Estimate, Event, Now, Trust};
 use super::witnesses::{CONTRADICTION, Standard, TOLERANCE, everything};
@@ -92,6 +92,7 @@ impl Trust {
             unsettled.then_some((self.quorum_seen + LESSER_WAIT, "no quorum came")),
             self.holdover_at().map(|at| (at, "no source has answered")),
             self.below_floor.map(|(at, _)| (at + FLOOR_WAIT, "the floor lies ahead")),
+            self.reference_silent_at().map(|at| (at, "a reference clock is silent")),
         ]
         .into_iter()
         .flatten()
@@ -291,6 +292,17 @@ impl Trust {
         }
     }
 
+    /// When the next reference clock counts as silent, if it is.
+    fn reference_silent_at(&self) -> Option<Instant> {
+        let clocks = self.sources.iter().filter(|source| source.spec.reference);
+        // Just after it, so that it is.
+        let end = SPEAKS + Duration::from_millis(1);
+        clocks
+            .filter_map(|source| Some(source.reading?.at + end))
+            .filter(|at| *at > self.judged)
+            .min()
+    }
+
     /// When the clock enters holdover if nothing is heard.
     fn holdover_at(&self) -> Option<Instant> {
         if self.level != Level::Disciplined {
@@ -339,13 +351,19 @@ impl Trust {
         let own: Vec<_> = claims
             .iter()
             .filter(|(index, claim)| {
-                self.sources[*index].spec.trust
-                    && self.witnesses.compare(claim, now).contradict.is_empty()
+                self.is_own(*index) && self.witnesses.compare(claim, now).contradict.is_empty()
             })
             .copied()
             .collect();
         let near = Interval { low: floor, high: floor + YEAR };
         self.majority(&own, near, Basis::Own).filter(|_| waited)
+    }
+
+    /// Whether it may set the clock alone: a clock of one's own, or a reference clock that is all
+    /// there is.
+    fn is_own(&self, index: usize) -> bool {
+        let spec = &self.sources[index].spec;
+        spec.trust || spec.reference && self.policy.voters() == 1
     }
 
     fn majority(

@@ -23,6 +23,8 @@ pub struct SourceSpec {
     pub trust: bool,
     /// Asked and shown, and never counted.
     pub noselect: bool,
+    /// A reference clock: it speaks by itself, about once a second, and is not asked.
+    pub reference: bool,
     /// How often it is asked once its burst is over.
     pub polls: Polls,
 }
@@ -102,6 +104,8 @@ const SLOWEST: Duration = Duration::from_secs(1024);
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
 const LOST: Duration = Duration::from_secs(10);
+/// A reference clock that has said nothing for so long is silent.
+pub(super) const SPEAKS: Duration = Duration::from_secs(4);
 /// The worst drift of a crystal nothing has calibrated yet.
 const DRIFT_PPM: Nanos = 100;
 
@@ -134,12 +138,12 @@ impl Source {
             asked: None,
             last_asked: None,
             silent_since: None,
-            next: Some(now),
+            next: (!spec.reference).then_some(now),
             spec,
         }
     }
 
-    /// When it is to be asked; `None` once it has refused service.
+    /// When it is to be asked; `None` once it has refused service, or if it speaks by itself.
     pub(super) const fn next(&self) -> Option<Instant> {
         self.next
     }
@@ -156,6 +160,9 @@ impl Source {
         self.reach = self.reach << 1 | 1;
         self.reading = Some(reading);
         self.silent_since = None;
+        if self.spec.reference {
+            return;
+        }
         let interval = if self.burst > 0 {
             self.burst -= 1;
             self.fastest()
@@ -168,6 +175,9 @@ impl Source {
     /// `urgent`: the clock is in want of this source.
     pub(super) fn silent(&mut self, urgent: bool, now: Instant) {
         self.reach <<= 1;
+        if self.spec.reference {
+            return;
+        }
         let since = *self.silent_since.get_or_insert(self.asked.unwrap_or(now));
         let retry = urgent && now.saturating_duration_since(since) < PATIENCE;
         self.schedule(if retry { Duration::from_secs(1) } else { self.steady }, now);
@@ -212,7 +222,8 @@ impl Source {
     pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
         let reading = self.reading.as_ref()?;
         let age = now.saturating_duration_since(reading.at);
-        if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
+        let lasts = (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20));
+        if age > if self.spec.reference { SPEAKS } else { lasts } {
             return None;
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
@@ -226,6 +237,9 @@ impl Source {
 
     /// The interval in force between two polls.
     pub(super) fn interval(&self) -> Duration {
+        if self.spec.reference {
+            return Duration::from_secs(1);
+        }
         let interval = if self.burst > 0 { self.fastest() } else { self.steady };
         interval.max(self.floor_interval)
     }
@@ -313,6 +327,19 @@ mod tests {
         world.source.ask(next);
         world.source.hurry(next);
         assert_eq!(world.source.next(), Some(next + LOST), "one question is under way");
+    }
+
+    #[test]
+    fn a_reference_clock_is_not_asked_and_is_silent_after_seconds() {
+        let mut world = World::new(true);
+        let spec = SourceSpec { reference: true, ..SourceSpec::default() };
+        world.source = Source::new(spec, world.now);
+        world.source.answered(reading(world.now), world.now);
+        world.source.hurry(world.now);
+
+        assert_eq!(world.source.next(), None);
+        assert!(world.source.claim(world.now + SPEAKS).is_some());
+        assert!(world.source.claim(world.now + SPEAKS + Duration::from_millis(1)).is_none());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::floor::{FloorOrigin, SavedFloor};
-use super::sources::Verdict;
+use super::sources::{SourceSpec, Verdict};
 use super::time::{Nanos, UnixTime, describe, nanos};
 use super::trust::{Now, Resumed, Trust};
 use super::witnesses::Testimony;
@@ -24,8 +24,8 @@ const MEASURED_AFTER: Duration = Duration::from_secs(3600);
 pub struct SourceReport {
     /// What selection makes of it.
     pub verdict: Verdict,
-    /// Whether it is preferred.
-    pub prefer: bool,
+    /// What it is.
+    pub spec: SourceSpec,
     /// The last eight polls, newest lowest.
     pub reach: u8,
     /// Seconds between two polls.
@@ -165,7 +165,7 @@ impl Trust {
     pub fn sources(&self, now: Now) -> impl Iterator<Item = SourceReport> + '_ {
         self.sources.iter().map(move |source| SourceReport {
             verdict: source.verdict,
-            prefer: source.spec.prefer,
+            spec: source.spec.clone(),
             reach: source.reach,
             interval: source.interval(),
             last: source.reading.map(|reading| {

@@ -260,6 +260,8 @@ pub struct Clock {
     pub quorum: usize,
     /// `[[clock.source]]`, in order of the file.
     pub sources: Vec<Source>,
+    /// `[[clock.refclock]]`, in order of the file.
+    pub refclocks: Vec<RefClock>,
     /// `[[clock.witness]]`, in order of the file; DoH upstreams are witnesses beside these.
     pub witnesses: Vec<Witness>,
 }
@@ -292,6 +294,25 @@ pub struct Source {
     pub polls: Polls,
     /// The number of the key that is shared with it; it is believed only with its code.
     pub key: Option<u32>,
+}
+
+/// `[[clock.refclock]]`: a clock on this machine, of which another program sends samples.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RefClock {
+    /// The socket that samples come by, in gpsd's form for chrony.
+    pub socket: PathBuf,
+    /// What clients are told as reference id: up to four letters.
+    pub name: String,
+    /// Who runs it; by default its name.
+    pub operator: String,
+    /// What a sample may be off, in microseconds.
+    pub error_us: u32,
+    /// Preferred while it agrees with the majority.
+    pub prefer: bool,
+    /// May set the time alone when no quorum can be had.
+    pub trust: bool,
+    /// Read and shown, and never counted.
+    pub noselect: bool,
 }
 
 /// `[[clock.witness]]`: an HTTPS server whose `Date` is authenticated time (RFC 9110 section 6.6.1).

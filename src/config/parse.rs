@@ -12,8 +12,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Parsed, Plaintext, Recursion, Source, State, Tls, Transport, Upstream,
-    Validation, Witness, rules, value,
+    Metered, Method, Ntp, Parsed, Plaintext, Recursion, RefClock, Source, State, Tls, Transport,
+    Upstream, Validation, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -116,6 +116,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
                 .unwrap_or(ClockMode::Steer),
             quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
             sources: table.tables("source", read_source),
+            refclocks: table.tables("refclock", |table| read_refclock(table, file)),
             witnesses: table.tables("witness", |table| read_witness(table, file)),
         }),
         metered: root.table("metered", |table| read_metered(table, file)),
@@ -279,6 +280,42 @@ fn read_polls(table: &mut Table<'_, '_>) -> Polls {
     Polls { min: span(min), max: span(max.max(min)) }
 }
 
+fn read_refclock(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<RefClock> {
+    let example = "socket = \"/run/chrony.ttyAMA0.sock\"";
+    let socket = table.required_text("socket", example, |text| socket_path(text, &file));
+    let name = table.text("name", value::reference_id).unwrap_or_else(|| "GPS".to_owned());
+    let operator = table.text("operator", value::label);
+    let error_us = table.number("error_us", 1..=1_000_000).unwrap_or(100_000);
+    let prefer = table.boolean("prefer").unwrap_or(false);
+    let trust = table.boolean("trust").unwrap_or(false);
+    let noselect = table.boolean("noselect").unwrap_or(false);
+    Some(RefClock {
+        socket: socket?,
+        operator: operator.unwrap_or_else(|| name.to_lowercase()),
+        name,
+        error_us,
+        prefer,
+        trust,
+        noselect,
+    })
+}
+
+/// The path of a socket, which has to be short.
+fn socket_path(
+    text: &str,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Result<PathBuf, Wrong> {
+    let path = file(text)?;
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let message = format!("`{}` is too long for a socket", path.display());
+        return Err(Wrong::new(message, format!("use at most {MAX_SOCKET_PATH} octets")));
+    }
+    Ok(path)
+}
+
 fn read_witness(
     table: &mut Table<'_, '_>,
     file: impl Fn(&str) -> Result<PathBuf, Wrong>,
@@ -318,14 +355,7 @@ fn read_control(
     table: &mut Table<'_, '_>,
     file: impl Fn(&str) -> Result<PathBuf, Wrong>,
 ) -> Control {
-    let socket = table.text("socket", |text| {
-        let path = file(text)?;
-        if path.as_os_str().len() > MAX_SOCKET_PATH {
-            let message = format!("`{}` is too long for a socket", path.display());
-            return Err(Wrong::new(message, format!("use at most {MAX_SOCKET_PATH} octets")));
-        }
-        Ok(path)
-    });
+    let socket = table.text("socket", |text| socket_path(text, &file));
     // Unlike operators, groups keep their letter case.
     let group = table.text("group", |text| value::label(text).map(|_| text.trim().to_owned()));
     Control { socket, group }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::tree::Notes;
-use crate::config::{ClientNetwork, Clock, Config, Source, Transport};
+use crate::config::{ClientNetwork, Clock, Config, Transport};
 use crate::wire::Name;
 
 /// Reports what is wrong or doubtful in `config` as a whole.
@@ -178,7 +178,12 @@ fn upstreams_are_not_asked(config: &Config, notes: &mut Notes) {
 }
 
 fn quorum_holds(clock: &Clock, notes: &mut Notes) {
-    let voters: Vec<_> = clock.sources.iter().filter(|source| !source.noselect).cloned().collect();
+    let asked = clock.sources.iter().filter(|source| !source.noselect);
+    let read = clock.refclocks.iter().filter(|refclock| !refclock.noselect);
+    let voters: Vec<_> = asked
+        .map(|source| source.operator.as_str())
+        .chain(read.map(|refclock| refclock.operator.as_str()))
+        .collect();
     let configured = voters.len();
     let need = clock.quorum.max(configured / 2 + 1);
     let at = |path: &str| notes.places.at(path);
@@ -221,10 +226,10 @@ fn quorum_holds(clock: &Clock, notes: &mut Notes) {
     }
 }
 
-fn count_by_operator(sources: &[Source]) -> BTreeMap<&str, usize> {
+fn count_by_operator<'o>(operators: &[&'o str]) -> BTreeMap<&'o str, usize> {
     let mut counts = BTreeMap::new();
-    for source in sources {
-        *counts.entry(source.operator.as_str()).or_default() += 1;
+    for operator in operators {
+        *counts.entry(*operator).or_default() += 1;
     }
     counts
 }

@@ -165,6 +165,15 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
     Ok(text.trim().to_lowercase())
 }
 
+/// What names a reference clock to NTP clients (RFC 5905 figure 12).
+pub(super) fn reference_id(text: &str) -> Result<String, Wrong> {
+    let fits = (1..=4).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(format!("`{text}` is no reference id"), "write one to four letters, like GPS"))
+}
+
 /// The pin of a key: SHA-256 of its `SubjectPublicKeyInfo`, in base64.
 pub(super) fn pin(text: &str) -> Result<Pin, Wrong> {
     let digits = text.trim();

@@ -4,5 +4,6 @@ pub mod client;
 pub mod engine;
 mod interleaved;
 pub mod keys;
+pub mod refclock;
 pub mod server;
 pub mod wire;

@@ -241,6 +241,12 @@ impl Setup<'_> {
         self
     }
 
+    /// A reference clock at this socket of the lab; `more`: further keys.
+    pub(crate) fn refclock(mut self, socket: &str, more: &str) -> Self {
+        writeln!(self.clock, "[[clock.refclock]]\nsocket = \"{socket}\"\n{more}").unwrap();
+        self
+    }
+
     pub(crate) fn witness(mut self, witness: &HttpsServer, operator: &str) -> Self {
         let (ip, port) = (witness.address.ip(), witness.address.port());
         writeln!(
