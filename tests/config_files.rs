@@ -212,6 +212,10 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
             "[[clock.source]]\naddress = \"192.0.2.1\"\ntrust = true".to_owned(),
             "set the clock alone",
         ),
+        (
+            sources(&["a"]) + "[[clock.source]]\naddress = \"216.239.35.4\"",
+            "Google smears leap seconds",
+        ),
         ("[dns]\nmode = \"recurse\"".to_owned(), "nothing tells forged ones"),
         (
             "[dns]\nmode = \"recurse\"\nvalidate = true\n\
@@ -227,6 +231,8 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
     let recursion = "[dns]\nmode = \"recurse\"\nvalidate = true";
     let warnings = accept(recursion).warnings.to_string();
     assert!(!warnings.contains("dns.mode") && !warnings.contains("upstream]]: only"), "{warnings}");
+    let google = "[[clock.source]]\naddress = \"216.239.35.4\"";
+    assert!(!accept(google).warnings.to_string().contains("smears"));
     let quorum = accept(&sources(&["a", "b", "c", "d", "e"])).warnings.to_string();
     assert!(!quorum.contains("quorum"), "{quorum}");
 }

@@ -152,6 +152,7 @@ pub struct Condition {
 
 /// A time source.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
 pub struct Source {
     /// Address and port.
     pub address: String,

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use crate::config::tree::Notes;
-use crate::config::{ClientNetwork, Clock, Config, Transport};
+use crate::config::{ClientNetwork, Clock, Config, Source, Transport};
 use crate::wire::Name;
 
 /// Reports what is wrong or doubtful in `config` as a whole.
@@ -18,6 +20,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
     if notes.report.errors() == 0 && !notes.torn {
         upstreams_differ(config, notes);
         quorum_holds(&config.clock, notes);
+        smears_are_not_mixed(&config.clock, notes);
         witnesses_differ(config, notes);
         clients_are_limited(config, notes);
     }
@@ -222,6 +225,39 @@ fn quorum_holds(clock: &Clock, notes: &mut Notes) {
                  ({count} of them) loses the quorum"
             ),
             "add a [[clock.source]] of another operator",
+        );
+    }
+}
+
+/// Who spreads a leap second over a day, and where.
+const SMEARERS: &[(&str, &str)] = &[
+    ("Amazon", "169.254.169.123/32"),
+    ("Amazon", "fd00:ec2::123/128"),
+    ("Google", "216.239.35.0/24"),
+    ("Google", "2001:4860:4806::/48"),
+    ("Meta", "129.134.24.0/21"),
+];
+
+/// Around a leap second who smears it and who does not are up to half a second apart, and each is
+/// a falseticker to the other.
+fn smears_are_not_mixed(clock: &Clock, notes: &mut Notes) {
+    let smearer = |source: &Source| {
+        let address = source.address.ip();
+        let found = SMEARERS.iter().find(|(_, network)| {
+            network.parse().is_ok_and(|network: IpNet| network.contains(&address))
+        });
+        found.map(|(who, _)| *who)
+    };
+    let smears: Vec<_> = clock.sources.iter().map(smearer).collect();
+    let first = smears.iter().position(Option::is_some);
+    if let Some(at) = first
+        && let Some(who) = smears[at]
+        && smears.contains(&None)
+    {
+        notes.report.warn(
+            notes.places.at(&format!("clock.source[{at}].address")),
+            format!("{who} smears leap seconds and other sources do not: around one they disagree"),
+            "keep to sources that do not smear, or to those that do",
         );
     }
 }

@@ -256,7 +256,7 @@ mod tests {
 
         let reading = world.sample(Duration::from_millis(300)).unwrap();
 
-        assert_eq!(reading.at, world.now - Duration::from_millis(300));
+        assert_eq!(reading.at + Duration::from_millis(300), world.now);
         assert_eq!(reading.utc, world.truth() - Duration::from_millis(300));
         assert_eq!((reading.stratum, reading.reference_id), (0, *b"GPS\0"));
         assert!(matches!(world.sample(Duration::from_secs(3)), Err(Unfit::Late(_))));
