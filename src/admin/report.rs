@@ -94,6 +94,9 @@ pub struct Ntp {
     pub root_dispersion: f64,
     /// Requests answered.
     pub answered: u64,
+    /// Requests of clients that are not told the time.
+    #[serde(default)]
+    pub denied: u64,
     /// Packets that were no request, and got no answer.
     #[serde(default)]
     pub malformed: u64,

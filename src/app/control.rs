@@ -177,6 +177,7 @@ impl Steward {
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
                 answered: counts.answered.load(Ordering::Relaxed),
+                denied: counts.denied.load(Ordering::Relaxed),
                 malformed: malformed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             },
             frequency_ppm: self.boot.clock.frequency(),

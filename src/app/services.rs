@@ -27,11 +27,11 @@ use crate::dns::{
 };
 use crate::host::state::StateDir;
 use crate::net::bind::{local_addresses, local_networks};
-use crate::net::{DatagramListen, KeepOpen};
+use crate::net::{Clients, DatagramListen, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::Clock;
 use crate::ntp::keys::Keys;
-use crate::ntp::server::{RATE, TimeServer};
+use crate::ntp::server::{TimeServer, rate};
 use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config};
 use crate::upstream::Pool;
 use crate::wire::Name;
@@ -100,8 +100,11 @@ impl Services {
             &runtime,
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));
-        let ntp_server =
-            Arc::new(TimeServer::new(Arc::clone(&clock), Arc::clone(&ntp_status), Some(RATE)));
+        let ntp_server = Arc::new(TimeServer::new(
+            Arc::clone(&clock),
+            Arc::clone(&ntp_status),
+            rate(config.ntp.rate),
+        ));
         set_keys(&ntp_server, config);
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
@@ -128,7 +131,7 @@ impl Services {
             identity,
             passing: Mutex::default(),
         };
-        services.look_at_networks();
+        services.look_at_networks(config);
         (services, reports)
     }
 
@@ -155,6 +158,10 @@ impl Services {
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
         set_keys(&self.ntp_server, config);
+        if before.ntp.rate != config.ntp.rate {
+            self.ntp_server.set_rate(rate(config.ntp.rate));
+        }
+        self.look_at_networks(config);
         if before.dns.validation != config.dns.validation {
             self.validation.replace(&config.dns.validation, trust);
             // Judged by other rules, or by none.
@@ -172,8 +179,11 @@ impl Services {
     }
 
     /// Learns of which networks this machine is part: their clients are local ones.
-    pub(super) fn look_at_networks(&self) {
-        match local_networks() {
+    pub(super) fn look_at_networks(&self, config: &Config) {
+        let networks = local_networks();
+        let on_link = networks.as_deref().unwrap_or_default();
+        self.ntp_server.set_clients(Clients::new(&config.ntp.clients, on_link));
+        match networks {
             Ok(networks) => self.answerer.set_networks(networks),
             Err(error) => {
                 warn!(%error, "the networks of this machine cannot be listed; clients with other than private addresses are refused");

@@ -192,7 +192,7 @@ impl Steward {
                 }
             }
             Message::PathChanged => {
-                self.services.look_at_networks();
+                self.services.look_at_networks(&self.config);
                 if let Some(forwarder) = self.services.forwarder.present() {
                     forwarder.path_changed();
                 }

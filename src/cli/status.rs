@@ -297,6 +297,7 @@ Nothing is wrong.
                     root_delay: 0.020,
                     root_dispersion: 0.0045,
                     answered: 7,
+                    denied: 0,
                     malformed: 0,
                 },
                 frequency_ppm: -1.25,

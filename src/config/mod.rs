@@ -247,6 +247,10 @@ pub struct Metered {
 pub struct Ntp {
     /// UDP addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Who is told the time.
+    pub clients: Vec<ClientNetwork>,
+    /// Questions a second that one address may ask; 0: any number.
+    pub rate: u32,
     /// Keys that are shared with clients and sources, in chrony's format.
     pub keys: Option<PathBuf>,
 }

@@ -108,6 +108,8 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
         upstreams: root.tables("upstream", |table| read_upstream(table, file)),
         ntp: root.table("ntp", |table| Ntp {
             listen: listen(table, 123),
+            clients: clients(table),
+            rate: table.number("rate", 0..=RATE_MAX).unwrap_or(16),
             keys: table.text("keys", file),
         }),
         clock: root.table("clock", |table| Clock {
@@ -134,9 +136,7 @@ fn read_dns(
     Dns {
         recursion: read_recursion(table, file),
         listen: listen(table, 53),
-        clients: table
-            .texts("clients", value::clients)
-            .unwrap_or_else(|| vec![ClientNetwork::Local]),
+        clients: clients(table),
         rate: table.number("rate", 0..=RATE_MAX).unwrap_or(1000),
         plaintext: table
             .choice(
@@ -361,6 +361,11 @@ fn read_name(table: &mut Table<'_, '_>) -> Option<Entry> {
         txt: txt.unwrap_or_default(),
         ttl,
     })
+}
+
+/// `clients`, by default those of one's own networks.
+fn clients(table: &mut Table<'_, '_>) -> Vec<ClientNetwork> {
+    table.texts("clients", value::clients).unwrap_or_else(|| vec![ClientNetwork::Local])
 }
 
 /// `listen`, by default every address of both families at the given port.

@@ -10,7 +10,6 @@
 //! the same question, octet for octet. What the cache or local names know is
 //! answered without an allocation.
 
-mod clients;
 mod cookie;
 mod counters;
 mod flight;

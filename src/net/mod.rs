@@ -1,12 +1,14 @@
 //! Sockets that DNS and NTP serve on: opening them whatever the machine's state, datagrams in batches.
 
 pub mod bind;
+mod clients;
 mod counted;
 mod datagram;
 mod open;
 pub mod rate;
 mod serve;
 
+pub use clients::Clients;
 pub use counted::Counted;
 pub use datagram::{BATCH, Batch, Datagram, MAX_DATAGRAM, Peer, Sent, Socket};
 pub use open::{KeepOpen, Listen, Refused};

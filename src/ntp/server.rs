@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::clock::{NtpStatus, UnixTime};
 use crate::net::rate::{Limiter, Rate};
-use crate::net::{Datagram, Handler, Socket};
+use crate::net::{Clients, Datagram, Handler, Socket};
 use crate::node::ports::Clock;
 use crate::ntp::interleaved::Earlier;
 use crate::ntp::keys::{Keys, Seal};
@@ -120,8 +120,9 @@ pub struct TimeServer {
     clock: Arc<dyn Clock>,
     status: Arc<ArcSwap<NtpStatus>>,
     keys: ArcSwap<Keys>,
+    clients: ArcSwapOption<Clients>,
     earlier: Earlier,
-    limiter: Option<Limiter>,
+    limiter: ArcSwapOption<Limiter>,
     start: Instant,
     /// Milliseconds since `start` before which no kiss is sent.
     next_kiss: AtomicU64,
@@ -139,6 +140,8 @@ pub struct Counts {
     pub kissed: AtomicU64,
     /// Dropped because their address asks too much.
     pub limited: AtomicU64,
+    /// Dropped: its address is not one of those that are told the time.
+    pub denied: AtomicU64,
     /// Dropped: not a client's mode.
     pub wrong_mode: AtomicU64,
     /// Dropped: too short.
@@ -160,12 +163,13 @@ impl TimeServer {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, status: Arc<ArcSwap<NtpStatus>>, rate: Option<Rate>) -> Self {
         let start = clock.mono();
-        let limiter = rate.map(|rate| Limiter::new(rate, start));
+        let limiter = ArcSwapOption::from_pointee(rate.map(|rate| Limiter::new(rate, start)));
         let (next_kiss, counts) = (AtomicU64::new(0), Counts::default());
         Self {
             clock,
             status,
             keys: ArcSwap::default(),
+            clients: ArcSwapOption::empty(),
             earlier: Earlier::new(),
             limiter,
             start,
@@ -177,6 +181,17 @@ impl TimeServer {
     /// From here on, who has one of `keys` is answered with its code.
     pub fn set_keys(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
+    }
+
+    /// From here on, only `clients` are answered. Before that everybody is.
+    pub fn set_clients(&self, clients: Clients) {
+        self.clients.store(Some(Arc::new(clients)));
+    }
+
+    /// From here on an address may ask so often; without a `rate`, as often as it likes.
+    pub fn set_rate(&self, rate: Option<Rate>) {
+        let limiter = rate.map(|rate| Limiter::new(rate, self.clock.mono()));
+        self.limiter.store(limiter.map(Arc::new));
     }
 
     /// The keys in use.
@@ -193,6 +208,10 @@ impl TimeServer {
 
     /// Appends the answer to `reply`, if there is one.
     fn answer(&self, question: &[u8], from: IpAddr, own: &mut Leaving, reply: &mut Vec<u8>) {
+        if self.clients.load().as_ref().is_some_and(|clients| !clients.contain(from)) {
+            self.counts.denied.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let keys = self.keys.load();
         let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
         let Some(answer) = self.header(question, from, own) else { return };
@@ -215,7 +234,8 @@ impl TimeServer {
 
     fn header(&self, question: &[u8], from: IpAddr, own: &mut Leaving) -> Option<[u8; HEADER_LEN]> {
         let received = self.clock.mono();
-        let limited = self.limiter.as_ref().is_some_and(|limiter| !limiter.take(from, received));
+        let bucket = self.limiter.load();
+        let limited = bucket.as_ref().is_some_and(|bucket| !bucket.take(from, received));
         let (answer, count) = if !limited {
             let status = self.status.load();
             let count = if status.synchronized {
@@ -308,9 +328,13 @@ impl Handler for TimeServer {
 #[derive(Debug, Default)]
 pub struct Leaving(Vec<(IpAddr, u64)>);
 
-/// Room for a burst at start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine
-/// behind one address translator, and far above what they ask in the long run.
-pub const RATE: Rate = Rate { per_second: 16, burst: 64 };
+/// What one address may ask: four times `per_second` at once, so that there is room for a burst at
+/// start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine behind one address
+/// translator. None if that is 0.
+#[must_use]
+pub fn rate(per_second: u32) -> Option<Rate> {
+    (per_second > 0).then(|| Rate { per_second, burst: per_second.saturating_mul(4) })
+}
 
 /// Kisses go out no more often.
 const KISS_INTERVAL: Duration = Duration::from_secs(1);
@@ -342,6 +366,7 @@ mod tests {
 
     use super::*;
     use crate::clock::nanos;
+    use crate::config::ClientNetwork;
     use crate::net::{DatagramListen, Listen, Threads};
     use crate::ntp::client::{AskError, Kiss, ask};
 
@@ -476,6 +501,19 @@ mod tests {
             (of(&counts.wrong_mode), of(&counts.short), of(&counts.wrong_version)),
             (2, 2, 1)
         );
+    }
+
+    #[tokio::test]
+    async fn clients_of_other_networks_get_no_answer() {
+        let served = Served::start(None);
+        served.publish(true);
+        let network = |text: &str| ClientNetwork::Network(text.parse().unwrap());
+        served.server.set_clients(Clients::new(&[network("192.0.2.0/24")], &[]));
+        assert!(matches!(served.ask().await, Err(AskError::Silent(_))));
+        assert_eq!(served.server.counts().denied.load(Ordering::Relaxed), 1);
+
+        served.server.set_clients(Clients::new(&[ClientNetwork::Local], &[]));
+        assert!(served.ask().await.is_ok());
     }
 
     #[tokio::test]

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::clients::Clients;
 use crate::cache::Bounds;
 use crate::config::{ClientNetwork, Config, Plaintext};
 use crate::dns::listen::Limits;
 use crate::filter::Filter;
 use crate::names::Names;
+use crate::net::Clients;
 use crate::net::rate::{Limiter, Rate};
 
 /// How long a client waits for an upstream before it is given a stale answer (RFC 8767 section 5,

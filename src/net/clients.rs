@@ -8,14 +8,15 @@ use crate::config::ClientNetwork;
 
 /// The networks whose clients are answered.
 #[derive(Clone, Debug)]
-pub(super) struct Clients {
+pub struct Clients {
     any: bool,
     networks: Box<[IpNet]>,
 }
 
 impl Clients {
     /// Those that `configured` names; `on_link` are the networks that this machine is part of.
-    pub(super) fn new(configured: &[ClientNetwork], on_link: &[IpNet]) -> Self {
+    #[must_use]
+    pub fn new(configured: &[ClientNetwork], on_link: &[IpNet]) -> Self {
         let networks = configured.iter().flat_map(|network| match network {
             ClientNetwork::Any => Vec::new(),
             ClientNetwork::Local => {
@@ -27,7 +28,8 @@ impl Clients {
     }
 
     /// Whether a client at `address` is answered.
-    pub(super) fn contain(&self, address: IpAddr) -> bool {
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.any || self.networks.iter().any(|network| network.contains(&address))
     }
