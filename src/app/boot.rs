@@ -14,7 +14,7 @@ use super::keep::Keeper;
 use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
-    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime, describe,
+    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceKind, SourceSpec, Trust, UnixTime, describe,
     magnitude, nanos,
 };
 use crate::config::{ClockMode, Config, Parsed, Report};
@@ -297,11 +297,19 @@ pub(super) fn policy(config: &Config) -> Policy {
         private: is_private(source.address.ip()),
         prefer: source.prefer,
         trust: source.trust,
+        kind: SourceKind::Server,
+    });
+    let refclocks = config.clock.refclocks.iter().map(|refclock| SourceSpec {
+        operator: refclock.operator.clone(),
+        private: true,
+        prefer: refclock.prefer,
+        trust: refclock.trust,
+        kind: if refclock.pulse { SourceKind::Pulse } else { SourceKind::ReferenceClock },
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
     Policy {
         quorum: config.clock.quorum,
-        sources: sources.collect(),
+        sources: sources.chain(refclocks).collect(),
         witnesses: targets.into_iter().map(|target| target.operator).collect(),
         upstream_operators: operators.len(),
     }

@@ -9,6 +9,19 @@ use super::time::{Nanos, UnixTime, nanos};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceId(pub usize);
 
+/// How a source comes by its word.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SourceKind {
+    /// An NTP server, which is asked.
+    #[default]
+    Server,
+    /// A clock on this machine, which speaks by itself each second.
+    ReferenceClock,
+    /// The same, but it tells only where seconds begin: which second it is the others say, and so
+    /// it has no vote.
+    Pulse,
+}
+
 /// What the trust machine must know of a source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SourceSpec {
@@ -20,6 +33,8 @@ pub struct SourceSpec {
     pub prefer: bool,
     /// A clock of one's own.
     pub trust: bool,
+    /// How it comes by its word.
+    pub kind: SourceKind,
 }
 
 /// One answer of a source, free of the local clock: at `at` its time was `utc`.
@@ -33,7 +48,7 @@ pub struct Reading {
     pub error: Duration,
     /// Round trip to the source.
     pub delay: Duration,
-    /// Distance from the primary reference, 1 to 15.
+    /// Distance from the primary reference: 0 for a reference clock, 1 to 15 for servers.
     pub stratum: u8,
     /// What identifies the source as an upstream: its IPv4 address, or a hash of its IPv6 one.
     pub reference_id: [u8; 4],
@@ -82,6 +97,8 @@ const SLOWEST: Duration = Duration::from_secs(1024);
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
 const LOST: Duration = Duration::from_secs(10);
+/// A reference clock that has said nothing for so long has stopped.
+const STOPPED: Duration = Duration::from_secs(5);
 /// The worst drift of a crystal nothing has calibrated yet.
 const DRIFT_PPM: Nanos = 100;
 
@@ -105,7 +122,6 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(spec: SourceSpec, now: Instant) -> Self {
         Self {
-            spec,
             reading: None,
             verdict: Verdict::Silent,
             reach: 0,
@@ -115,8 +131,14 @@ impl Source {
             asked: None,
             last_asked: None,
             silent_since: None,
-            next: Some(now),
+            next: (spec.kind == SourceKind::Server).then_some(now),
+            spec,
         }
+    }
+
+    /// Whether it has a vote.
+    pub(super) fn votes(&self) -> bool {
+        self.spec.kind != SourceKind::Pulse
     }
 
     /// When it is to be asked; `None` once it has refused service.
@@ -192,7 +214,12 @@ impl Source {
     pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
         let reading = self.reading.as_ref()?;
         let age = now.saturating_duration_since(reading.at);
-        if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
+        if self.spec.kind != SourceKind::Server {
+            // What tells of itself each second, and has ceased to, has stopped.
+            if self.reach & 1 == 0 || age > STOPPED {
+                return None;
+            }
+        } else if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
             return None;
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
@@ -201,6 +228,9 @@ impl Source {
 
     /// The interval in force between two polls.
     pub(super) fn interval(&self) -> Duration {
+        if self.spec.kind != SourceKind::Server {
+            return Duration::from_secs(1);
+        }
         let interval = if self.burst > 0 { self.fastest() } else { self.steady };
         interval.max(self.floor_interval)
     }
@@ -214,6 +244,9 @@ impl Source {
     }
 
     fn schedule(&mut self, interval: Duration, now: Instant) {
+        if self.spec.kind != SourceKind::Server {
+            return;
+        }
         let from = self.asked.take().unwrap_or(now);
         self.next = Some((from + interval.max(self.floor_interval)).max(now));
     }
@@ -294,7 +327,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         fn new(private: bool) -> Self {
             let now = Instant::now();
-            let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false };
+            let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false, kind: SourceKind::Server };
             Self { source: Source::new(spec, now), now, asked: None }
         }
 

@@ -155,6 +155,7 @@ impl World {
             private: false,
             prefer: false,
             trust,
+            kind: SourceKind::Server,
         };
         let policy = Policy {
             quorum: 3,

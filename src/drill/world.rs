@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::clock::{
     CertDates, Floor, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor, SourceId,
-    SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude, nanos,
+    SourceKind, SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude, nanos,
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
@@ -155,6 +155,7 @@ impl World {
             private: setup.private,
             prefer: *prefer,
             trust: *trust,
+            kind: SourceKind::Server,
         };
         let mut operators = setup.upstreams.clone();
         operators.sort_unstable();

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::clock::{Nanos, UnixTime, describe, nanos};
 use crate::config::ClockMode;
 use crate::host::kernel::{KernelStatus, OsClock, OsClockError};
-use crate::node::ports::{Clock, Steer};
+use crate::node::ports::{Clock, Steer, Wall};
 
 /// A difference between the OS clock and ours that only another hand can have made.
 pub const FOREIGN_STEP: Nanos = 50_000_000;
@@ -226,6 +226,15 @@ impl Clock for MachineClock {
 
     fn utc_at(&self, at: Instant) -> UnixTime {
         self.anchor.load().utc_at(at)
+    }
+}
+
+impl Wall for MachineClock {
+    fn wall(&self) -> (UnixTime, Instant) {
+        let before = self.os.mono();
+        let utc = self.os.utc();
+        let took = self.os.mono().saturating_duration_since(before);
+        (utc, before + took / 2)
     }
 }
 

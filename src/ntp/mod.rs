@@ -1,6 +1,7 @@
-//! The NTP edge: client, engine, server.
+//! The NTP edge: client, engine, reference clocks, server.
 
 pub mod client;
 pub mod engine;
+pub mod refclock;
 pub mod server;
 pub mod wire;

@@ -4,6 +4,7 @@
 //! only: its 32.32 durations saturate at 34 years and lose precision long
 //! before. All thresholds at which it would end the process are off.
 
+mod filter;
 mod library;
 #[cfg(test)]
 mod world;
@@ -16,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use ntp_proto::{
     AlgorithmConfig, KalmanClockController, KalmanControllerMessage, Measurement, NtpDuration,
-    NtpInstant, NtpLeapIndicator, PollInterval, PollIntervalLimits, SourceConfig, SourceController,
-    StateUpdate, StepThreshold, SynchronizationConfig, TimeSnapshot, TimeSyncController,
-    TwoWayKalmanSourceController,
+    NtpInstant, NtpLeapIndicator, StateUpdate, StepThreshold, SynchronizationConfig, TimeSnapshot,
+    TimeSyncController,
 };
 
+use self::filter::Filter;
 use self::library::{SteeredClock, duration_of, nanos_of, ntp_duration, seconds, timestamp};
 use crate::clock::{Nanos, Reading, describe, nanos};
 use crate::node::ports::Steer;
@@ -118,8 +119,8 @@ pub enum Refused {
 }
 
 #[derive(Debug)]
-struct Source<S> {
-    filter: TwoWayKalmanSourceController<S>,
+struct Source<S: SourceId> {
+    filter: Filter<S>,
     samples: u32,
     /// Readings in a row that its filter did not expect.
     surprises: u32,
@@ -211,7 +212,7 @@ impl<S: SourceId> Engine<S> {
 
         let controller = &mut self.controller;
         let entry = self.sources.entry(source).or_insert_with(|| {
-            let filter = controller.add_source(source, source_config());
+            let filter = Filter::new(controller, source, reading);
             controller.source_update(source, true);
             Source { filter, samples: 0, surprises: 0, stratum: 0, last_at: reading.at }
         });
@@ -365,16 +366,6 @@ const DRIFT: f64 = 100e-6;
 
 /// A source that claims no error at all would make the filter divide by zero.
 const LEAST_DISPERSION: Duration = Duration::from_micros(1);
-
-fn source_config() -> SourceConfig {
-    let (min, max) = POLL_LIMITS;
-    let min = PollInterval::from_byte(min.cast_unsigned());
-    let max = PollInterval::from_byte(max.cast_unsigned());
-    SourceConfig {
-        poll_interval_limits: PollIntervalLimits { min, max },
-        initial_poll_interval: min,
-    }
-}
 
 /// The standard deviation when the snapshot was made. Rounding may leave a variance below zero.
 fn deviation(time: &TimeSnapshot) -> Duration {
