@@ -88,7 +88,8 @@ pub struct Ntp {
     pub synchronized: bool,
     /// 16 while unsynchronized.
     pub stratum: u8,
-    /// Where the time comes from: an address, or the name of a reference clock at stratum 1.
+    /// Where the time comes from: an address, or the name of a reference clock at stratum 1; empty
+    /// while unsynchronized.
     #[serde(default)]
     pub reference_id: String,
     /// A leap second at the end of the UTC day: 0 none, 1 inserted, 2 deleted.

@@ -14,8 +14,8 @@ use super::keep::Keeper;
 use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
-    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceKind, SourceSpec, Trust, UnixTime, describe,
-    magnitude, nanos,
+    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceKind, SourceSpec, Trust, UnixTime,
+    describe, magnitude, nanos,
 };
 use crate::config::{ClockMode, Config, Parsed, Report};
 use crate::host::boot::{boot_id, build_epoch, marks, since_boot};

@@ -175,7 +175,11 @@ impl Steward {
             ntp: report::Ntp {
                 synchronized: ntp.synchronized,
                 stratum: if ntp.synchronized { ntp.stratum } else { 16 },
-                reference_id: reference_id(ntp.reference_id, ntp.stratum),
+                reference_id: if ntp.synchronized {
+                    reference_id(ntp.reference_id, ntp.stratum)
+                } else {
+                    String::new()
+                },
                 leap: ntp.leap,
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),

@@ -59,9 +59,7 @@ async fn listen(
         };
         let (input, failure) = match said {
             Ok(reading) => (Input::Reading(id, reading), None),
-            Err(trouble) => {
-                (Input::Silence(id), Some(Failure::Source(id, trouble.to_string())))
-            }
+            Err(trouble) => (Input::Silence(id), Some(Failure::Source(id, trouble.to_string()))),
         };
         if sender.send(Message::Heard { asked, input, failure }).await.is_err() {
             return;

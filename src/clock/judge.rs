@@ -211,6 +211,7 @@ impl Trust {
         (self.demand, self.demands) = (None, 0);
         if let Some(id) = heard.filter(|id| found.members.contains(&id.0))
             && let Some(reading) = self.sources[id.0].reading
+            && self.weighs_in(id.0, reading, found)
         {
             self.events.push_back(Event::Feed(id, reading));
         }
@@ -221,6 +222,13 @@ impl Trust {
             self.own = found.basis == Basis::Own;
             self.confirm(found, off, now);
         }
+    }
+
+    /// Whether a member's reading is fit to steer by. A reference clock errs by the same amount all
+    /// day, which no filter sees: one that is far worse than the best only votes.
+    fn weighs_in(&self, index: usize, reading: Reading, found: &Finding) -> bool {
+        let best = self.sources[found.peer].reading.map_or(Duration::MAX, |peer| peer.error);
+        reading.stratum > 0 || index == found.peer || reading.error <= best.saturating_mul(4)
     }
 
     /// A whole round has found the clock right.
@@ -236,6 +244,8 @@ impl Trust {
             root_delay: reading.root_delay + reading.delay,
             root_dispersion,
             off: magnitude(off),
+            // The engine knows how much a reference clock scatters, not how far it is off.
+            least: if reading.stratum == 0 { reading.error } else { Duration::ZERO },
             since: now.mono,
             leap: self.leap(found),
         });
@@ -359,16 +369,16 @@ impl Trust {
             })
             .copied()
             .collect();
+        let voters = self.policy.voters().count();
         let lone = self.majority(&witnessed, window, Basis::Lone);
-        if let Some(found) =
-            lone.filter(|f| waited || f.members.len() == self.policy.voters().count())
-        {
+        if let Some(found) = lone.filter(|f| waited || f.members.len() == voters) {
             return Some(found);
         }
-        // Where nothing else is configured there is nobody to wait for, and a box that lay on the
-        // shelf for years has no other way back.
+        // Where nothing else is configured there is nobody else to wait for, and a box that lay on
+        // the shelf for years has no other way back.
         let alone = self.policy.reference_clocks_alone();
-        let waited = waited || (alone && self.policy.witnesses.is_empty());
+        let all = alone && self.policy.witnesses.is_empty() && claims.len() == voters;
+        let waited = waited || all;
         let floor = self.floor.at(now).0;
         let own: Vec<_> = claims
             .iter()

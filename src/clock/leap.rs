@@ -72,10 +72,12 @@ impl LeapSeconds {
         let updated = updated.ok_or(LeapListError::Missing("#$"))?;
         let (stated, expires) = expires.ok_or(LeapListError::Missing("#@"))?;
         let checksum = checksum.ok_or(LeapListError::Missing("#h"))?;
-        let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{updated}{stated}{summed}").as_bytes());
+        let sum =
+            digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{updated}{stated}{summed}").as_bytes());
         // Some editions leave out leading zeros: the words are numbers.
         let words = sum.as_ref().chunks_exact(4);
-        let words = words.map(|word| word.iter().fold(0, |sum, octet| sum << 8 | u32::from(*octet)));
+        let words =
+            words.map(|word| word.iter().fold(0, |sum, octet| sum << 8 | u32::from(*octet)));
         if !words.eq(checksum) {
             return Err(LeapListError::Checksum);
         }
@@ -97,7 +99,12 @@ impl LeapSeconds {
         }
         let next = self.steps.iter().position(|(at, _)| *at > utc).filter(|index| *index > 0);
         let leap = next.filter(|&index| self.steps[index].0.since(utc) <= DAY);
-        Some(leap.map_or(0, |index| if self.steps[index].1 > self.steps[index - 1].1 { 1 } else { 2 }))
+        Some(
+            leap.map_or(
+                0,
+                |index| if self.steps[index].1 > self.steps[index - 1].1 { 1 } else { 2 },
+            ),
+        )
     }
 }
 

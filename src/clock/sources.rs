@@ -327,7 +327,13 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         fn new(private: bool) -> Self {
             let now = Instant::now();
-            let spec = SourceSpec { operator: String::new(), private, prefer: false, trust: false, kind: SourceKind::Server };
+            let spec = SourceSpec {
+                operator: String::new(),
+                private,
+                prefer: false,
+                trust: false,
+                kind: SourceKind::Server,
+            };
             Self { source: Source::new(spec, now), now, asked: None }
         }
 

@@ -179,6 +179,8 @@ pub(super) struct Estimate {
     pub(super) root_dispersion: Duration,
     /// How far the clock was from the peer's time when a round last found it right.
     pub(super) off: Duration,
+    /// The error is no less, whatever the engine finds.
+    pub(super) least: Duration,
     pub(super) since: Instant,
     pub(super) leap: u8,
 }
@@ -212,6 +214,7 @@ impl Trust {
                 root_delay: kept.root_delay,
                 root_dispersion: kept.error,
                 off: Duration::ZERO,
+                least: Duration::ZERO,
                 since: now.mono,
                 leap: 0,
             }),
@@ -298,7 +301,7 @@ impl Trust {
             && !self.own
         {
             // The filter's word is a standard deviation, not a bound.
-            estimate.root_dispersion = error + estimate.off;
+            estimate.root_dispersion = error.max(estimate.least) + estimate.off;
             estimate.since = now.mono;
             self.reference_time = now.utc;
         }

@@ -133,9 +133,10 @@ fn refclocks_clash(clock: &Clock, notes: &mut Notes) {
 fn sources_smear(clock: &Clock, notes: &mut Notes) {
     for (index, source) in clock.sources.iter().enumerate() {
         let address = source.address.ip();
-        let Some((operator, _)) = SMEARERS.iter().find(|(_, networks)| {
-            networks.iter().any(|network| lies_in(address, network))
-        }) else {
+        let Some((operator, _)) = SMEARERS
+            .iter()
+            .find(|(_, networks)| networks.iter().any(|network| lies_in(address, network)))
+        else {
             continue;
         };
         notes.report.warn(

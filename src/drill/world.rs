@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 
 use crate::clock::{
     CertDates, Floor, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor, SourceId,
-    SourceKind, SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude, nanos,
+    SourceKind, SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude,
+    nanos,
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};

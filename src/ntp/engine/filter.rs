@@ -8,12 +8,14 @@ use ntp_proto::{
     TimeSyncController,
 };
 
-use super::library::SteeredClock;
+use super::library::{SteeredClock, ntp_duration};
 use super::{POLL_LIMITS, SourceId};
 use crate::clock::Reading;
 
 /// A filter that is more certain of its source than this does not weigh in with others.
 const WORST_ACCURACY: Duration = Duration::from_millis(100);
+/// The samples of a reference clock scatter by this part of its error.
+const SCATTER: u32 = 20;
 /// No stamp of a sample is better than this.
 const LEAST_NOISE: Duration = Duration::from_micros(1);
 
@@ -27,16 +29,13 @@ pub(super) enum Filter<S: SourceId> {
 
 impl<S: SourceId> Filter<S> {
     /// The filter that fits the first `reading` of `source`.
-    pub(super) fn new(
-        controller: &mut Controller<S>,
-        source: S,
-        reading: &Reading,
-    ) -> Self {
+    pub(super) fn new(controller: &mut Controller<S>, source: S, reading: &Reading) -> Self {
         if reading.stratum > 0 {
             return Self::TwoWay(controller.add_source(source, source_config()));
         }
-        // No round trip tells how much its samples scatter: half of what it may err has to do.
-        let noise = (reading.error / 2).max(LEAST_NOISE).as_secs_f64();
+        // No round trip tells how much its samples scatter. A receiver errs by a constant mostly,
+        // but told that it never scatters the filter would follow every sample.
+        let noise = (reading.error / SCATTER).max(LEAST_NOISE).as_secs_f64();
         let accuracy = reading.error.min(WORST_ACCURACY).as_secs_f64();
         let config = source_config();
         Self::OneWay(controller.add_one_way_source(source, config, noise * noise, accuracy, None))
@@ -54,7 +53,10 @@ impl<S: SourceId> Filter<S> {
                 monotime: measurement.monotime,
                 stratum: measurement.stratum,
                 root_delay: measurement.root_delay,
-                root_dispersion: measurement.root_dispersion,
+                // A clock that is nearer than this is not corrected.
+                root_dispersion: ntp_duration(
+                    measurement.root_dispersion.to_seconds() / f64::from(SCATTER),
+                ),
                 leap: measurement.leap,
                 precision: measurement.precision,
             }),

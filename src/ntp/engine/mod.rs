@@ -410,6 +410,28 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_clock_alone_steers_to_well_below_its_error() {
+        let mut world = World::new(7, &[0], 0.0);
+        world.engine = Engine::new(world.clock.clone(), 1);
+
+        for _ in 0..60 {
+            world.hear_reference_clock(0);
+            world.pass(1.0);
+        }
+        let mut worst = 0f64;
+        for _ in 0..600 {
+            world.hear_reference_clock(0);
+            world.pass(1.0);
+            worst = worst.max(world.clock.error_ms().abs());
+        }
+
+        assert!(worst < 2.0, "{worst} ms off");
+        assert_eq!(world.engine.consensus().unwrap().stratum, 1);
+        let frequency = world.clock.frequency();
+        assert!((frequency + 20.0).abs() < 5.0, "{frequency} ppm");
+    }
+
+    #[test]
     fn a_liar_among_five_is_not_used() {
         for lie in [400 * MS, -400 * MS, 30 * MS] {
             let mut world = World::new(7, &[0, 0, lie, 0, 0], 2.0);
