@@ -113,7 +113,7 @@ fn receiver() {
     let daemon = setup.boot();
     let fix = Arc::new(AtomicBool::new(true));
     let has_fix = Arc::clone(&fix);
-    let _talker = Talker::start(Duration::from_millis(1000), move || {
+    let _talker = Talker::start(Duration::from_secs(1), move || {
         // As a slow line does it: a tenth of a second late, in pieces.
         let shown = truth().offset(100_000_000 - 1024 * 7 * DAY);
         let time = Timestamp::from_nanosecond(shown.nanos()).unwrap();
@@ -147,7 +147,7 @@ fn pulses() {
     let daemon = setup.boot();
     let _gps = Gps::start(&lab, Says::Pulse);
     let number = Mutex::new(0);
-    let _kernel = Talker::start(Duration::from_millis(1000), move || {
+    let _kernel = Talker::start(Duration::from_secs(1), move || {
         // The machine's clock, at the moment at which a second of the lab's time began.
         let into = truth().nanos().rem_euclid(1_000_000_000);
         let stamp = KernelClock.utc().offset(-into);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::steward::Steward;
-use crate::clock::{LeapListError, LeapSeconds, Level, UnixTime, describe};
+use crate::clock::{LeapListError, LeapSeconds, Level, UnixTime, describe, nanos};
 use crate::health::Severity;
 use crate::node::Input;
 use crate::node::ports::Clock;
@@ -26,8 +26,9 @@ pub(super) struct LeapFile {
     failure: Option<String>,
 }
 
+/// Why a file does not serve.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+pub(crate) enum Unfit {
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     #[error("is no list of leap seconds: {0}")]
@@ -68,7 +69,7 @@ impl Steward {
                 Severity::Warning,
                 format!("{path} told of leap seconds until {end}; {until_then}; fetch a newer one"),
             )),
-            (None, Some((end, left))) if left < crate::clock::nanos(WARN_BEFORE) => Some((
+            (None, Some((end, left))) if left < nanos(WARN_BEFORE) => Some((
                 Severity::Notice,
                 format!(
                     "{path} tells of leap seconds until {end} only ({} left); fetch a newer one, or \
@@ -82,7 +83,8 @@ impl Steward {
     }
 }
 
-fn read(path: &Path) -> Result<LeapSeconds, Unfit> {
+/// Reads the list in the file at `path`.
+pub(crate) fn read(path: &Path) -> Result<LeapSeconds, Unfit> {
     let mut text = String::new();
     File::open(path)?.take(MOST).read_to_string(&mut text)?;
     Ok(LeapSeconds::parse(&text)?)

@@ -28,6 +28,7 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
 pub(crate) use self::boot::bounds;
+pub(crate) use self::leap::read as read_leap_file;
 
 use self::boot::Boot;
 use self::control::Desk;

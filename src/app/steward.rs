@@ -322,6 +322,12 @@ impl Steward {
         if let Some(moved) = self.boot.clock.foreign_step() {
             self.meet_other_hands(moved, now);
         }
+        match self.boot.clock.leap_second() {
+            // The engine has seen no clock like that.
+            Some(Duration::ZERO) => self.filter.reset(),
+            Some(left) => self.next_tick = self.next_tick.min(now + left),
+            None => {}
+        }
         self.report_listeners();
         self.report_refclocks();
         self.look_at_leap_file(now);
