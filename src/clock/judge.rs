@@ -347,7 +347,7 @@ impl Trust {
             return None;
         }
         let age = now.mono.saturating_duration_since(pulse.at);
-        let time = now.utc.offset(self.offset(&found, now)) - age;
+        let time = found.claim.middle() - age;
         let seconds = (time.since(pulse.utc) + SECOND / 2).div_euclid(SECOND);
         Some(Reading { utc: pulse.utc.offset(seconds * SECOND), ..pulse })
     }

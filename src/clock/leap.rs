@@ -97,14 +97,9 @@ impl LeapSeconds {
         if utc >= self.expires {
             return None;
         }
-        let next = self.steps.iter().position(|(at, _)| *at > utc).filter(|index| *index > 0);
-        let leap = next.filter(|&index| self.steps[index].0.since(utc) <= DAY);
-        Some(
-            leap.map_or(
-                0,
-                |index| if self.steps[index].1 > self.steps[index - 1].1 { 1 } else { 2 },
-            ),
-        )
+        let ahead = |pair: &&[(UnixTime, i32)]| pair[1].0 > utc && pair[1].0.since(utc) <= DAY;
+        let leap = self.steps.windows(2).find(ahead);
+        Some(leap.map_or(0, |pair| if pair[1].1 > pair[0].1 { 1 } else { 2 }))
     }
 }
 

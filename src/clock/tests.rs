@@ -125,7 +125,7 @@ fn a_gps_alone_disciplines_at_once_and_runs_on_when_it_stops() {
     let mut world = World::of(&[("gps", ReferenceClock, false)]);
 
     let (level, ntp) = world.hear(6, &[(0, 0)]);
-    assert_eq!((level, ntp.stratum), (Level::Disciplined, 2));
+    assert_eq!((level, ntp.stratum), (Level::Disciplined, 1));
     assert!(world.error() < Duration::from_millis(1));
     assert!(ntp.root_dispersion >= Duration::from_secs(1), "nothing confirms it");
     assert!(!world.trust.trust(world.now).verified);
@@ -147,7 +147,7 @@ fn a_gps_alone_brings_a_box_back_from_years_on_a_shelf_but_not_below_the_floor()
 
     let mut below = World::of(&[("gps", ReferenceClock, true)]);
     assert_eq!(below.hear(60, &[(0, -86_400_000)]).0, Level::Cold);
-    // A clock that rolled back into the eighties, forty years too soon, or half a century ahead.
+    // One whose count of weeks started over, and one farther ahead than any floor can be old.
     assert_eq!(below.hear(60, &[(0, -20 * YEARS)]).0, Level::Cold);
     assert_eq!(below.hear(60, &[(0, 41 * YEARS)]).0, Level::Cold);
 }
@@ -178,7 +178,7 @@ fn pulses_have_no_vote_and_are_the_peer_once_others_number_them() {
     assert_eq!(world.hear(30, &[(0, -7_000)]).0, Level::Cold);
     assert_eq!(world.hear(30, &[(0, -7_000), (1, 4), (2, 4)]).0, Level::Cold, "two are no quorum");
 
-    // They are late by 4 ms, it is on the second; which second it has no idea.
+    // The servers are late by 4 ms, the pulse is on the second; which second it has no idea.
     let (level, _) = world.hear(10, &[(0, 21_000), (1, -4), (2, -4), (3, -4)]);
     assert_eq!(level, Level::Disciplined);
     let verdicts: Vec<_> = world.trust.sources(world.now()).map(|it| it.verdict).collect();
@@ -356,7 +356,8 @@ impl World {
                 self.trust.handle_timeout(self.now());
             }
             Happening::Reading(source, off, error) => {
-                let reading = self.reading(ms(off), error);
+                let stratum = u8::from(self.trust.sources[source].spec.kind == Server);
+                let reading = Reading { stratum, ..self.reading(ms(off), error) };
                 self.trust.handle_reading(SourceId(source), reading, self.now());
             }
             Happening::Refutation(one) => {

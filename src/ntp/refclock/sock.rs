@@ -163,6 +163,26 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_a_dead_process_left_is_replaced_and_nothing_else() {
+        let path = |name: &str| {
+            std::env::temp_dir().join(format!("firstlight-sock-{}-{name}", std::process::id()))
+        };
+        let (dead, file) = (path("dead"), path("file"));
+        drop(StdDatagram::bind(&dead).unwrap());
+        fs::write(&file, "somebody's").unwrap();
+
+        let socket = Socket::open(&dead).unwrap();
+        assert_eq!(fs::metadata(&dead).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(Socket::open(&dead).unwrap_err().to_string().contains("another program"));
+        assert_eq!(Socket::open(&file).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "somebody's");
+
+        drop(socket);
+        fs::remove_file(dead).unwrap();
+        fs::remove_file(file).unwrap();
+    }
+
     proptest! {
         #[test]
         fn no_octets_make_it_panic(octets in prop::collection::vec(any::<u8>(), 0..64)) {
