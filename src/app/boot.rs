@@ -14,8 +14,8 @@ use super::keep::Keeper;
 use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
-    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime, describe,
-    magnitude, nanos,
+    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceKind, SourceSpec, Trust, UnixTime,
+    describe, magnitude, nanos,
 };
 use crate::config::{ClockMode, Config, Parsed, Report};
 use crate::host::boot::{boot_id, build_epoch, marks, since_boot};
@@ -299,11 +299,20 @@ pub(super) fn policy(config: &Config) -> Policy {
         trust: source.trust,
         noselect: source.noselect,
         polls: source.polls,
+        kind: SourceKind::Server,
+    });
+    let refclocks = config.clock.refclocks.iter().map(|refclock| SourceSpec {
+        operator: refclock.operator.clone(),
+        private: true,
+        prefer: refclock.prefer,
+        trust: refclock.trust,
+        kind: if refclock.pulse { SourceKind::Pulse } else { SourceKind::ReferenceClock },
+        ..SourceSpec::default()
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
     Policy {
         quorum: config.clock.quorum,
-        sources: sources.collect(),
+        sources: sources.chain(refclocks).collect(),
         witnesses: targets.into_iter().map(|target| target.operator).collect(),
         upstream_operators: operators.len(),
     }

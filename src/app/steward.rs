@@ -11,6 +11,8 @@ use tracing::{debug, error, info, warn};
 use super::asking::Failure;
 use super::boot::Boot;
 use super::filter::Filter;
+use super::leap::LeapFile;
+use super::refclocks::RefClocks;
 use super::renumber::Addresses;
 use super::services::{self, Services};
 use super::uplink::Uplink;
@@ -91,6 +93,8 @@ pub(super) struct Steward {
     pub(super) witness_failures: Vec<Option<String>>,
     file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
+    pub(super) refclocks: Option<RefClocks>,
+    pub(super) leap_file: LeapFile,
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
     trust: Option<TimeTrust>,
@@ -118,11 +122,13 @@ impl Steward {
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
         let mut steward = Self {
             node,
-            source_failures: vec![None; config.clock.sources.len()],
+            source_failures: vec![None; sources(&config)],
             witness_failures: vec![None; targets.len()],
             targets,
             file,
             sender,
+            refclocks: None,
+            leap_file: LeapFile::default(),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -142,6 +148,7 @@ impl Steward {
             services,
         };
         steward.report_start();
+        steward.listen_to_refclocks();
         steward
     }
 
@@ -317,7 +324,15 @@ impl Steward {
         if let Some(moved) = self.boot.clock.foreign_step() {
             self.meet_other_hands(moved, now);
         }
+        match self.boot.clock.leap_second() {
+            // The engine has seen no clock like that.
+            Some(Duration::ZERO) => self.filter.reset(),
+            Some(left) => self.next_tick = self.next_tick.min(now + left),
+            None => {}
+        }
         self.report_listeners();
+        self.report_refclocks();
+        self.look_at_leap_file(now);
         self.look_at_uplink(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
@@ -450,7 +465,7 @@ impl Steward {
         self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         if asks_others {
             let trust = self.boot.succeed(self.node.trust(), &read);
-            self.source_failures = vec![None; read.clock.sources.len()];
+            self.source_failures = vec![None; sources(&read)];
             self.witness_failures = vec![None; self.targets.len()];
             self.filter.reset();
             // Its generations begin anew: whatever it publishes first is a change.
@@ -459,6 +474,10 @@ impl Steward {
             self.node.replace_trust(trust, now);
         }
         self.config = config;
+        if asks_others {
+            self.listen_to_refclocks();
+            self.read_leap_file();
+        }
         self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
     }
@@ -531,6 +550,11 @@ impl Steward {
     pub(super) const fn mode(&self) -> ClockMode {
         self.config.clock.mode
     }
+}
+
+/// How many time sources there are, reference clocks among them.
+fn sources(config: &Config) -> usize {
+    config.clock.sources.len() + config.clock.refclocks.len()
 }
 
 fn announce(change: &Change) {

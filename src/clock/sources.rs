@@ -9,6 +9,19 @@ use super::time::{Nanos, UnixTime, nanos};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceId(pub usize);
 
+/// How a source comes by its word.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SourceKind {
+    /// An NTP server, which is asked.
+    #[default]
+    Server,
+    /// A clock on this machine, which speaks by itself each second.
+    ReferenceClock,
+    /// The same, but it tells only where seconds begin: which second it is the others say, and so
+    /// it has no vote.
+    Pulse,
+}
+
 /// What the trust machine must know of a source.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
@@ -25,6 +38,16 @@ pub struct SourceSpec {
     pub noselect: bool,
     /// How often it is asked once its burst is over.
     pub polls: Polls,
+    /// How it comes by its word.
+    pub kind: SourceKind,
+}
+
+impl SourceSpec {
+    /// Whether it has a vote.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        !self.noselect && self.kind != SourceKind::Pulse
+    }
 }
 
 /// Bounds of the interval between two questions.
@@ -53,7 +76,7 @@ pub struct Reading {
     pub error: Duration,
     /// Round trip to the source.
     pub delay: Duration,
-    /// Distance from the primary reference, 1 to 15.
+    /// Distance from the primary reference: 0 for a reference clock, 1 to 15 for servers.
     pub stratum: u8,
     /// What identifies the source as an upstream: its IPv4 address, or a hash of its IPv6 one.
     pub reference_id: [u8; 4],
@@ -102,6 +125,8 @@ const SLOWEST: Duration = Duration::from_secs(1024);
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
 const LOST: Duration = Duration::from_secs(10);
+/// A reference clock that has said nothing for so long has stopped.
+const STOPPED: Duration = Duration::from_secs(5);
 /// The worst drift of a crystal nothing has calibrated yet.
 const DRIFT_PPM: Nanos = 100;
 
@@ -134,9 +159,14 @@ impl Source {
             asked: None,
             last_asked: None,
             silent_since: None,
-            next: Some(now),
+            next: (spec.kind == SourceKind::Server).then_some(now),
             spec,
         }
+    }
+
+    /// Whether it has a vote.
+    pub(super) fn votes(&self) -> bool {
+        self.spec.votes()
     }
 
     /// When it is to be asked; `None` once it has refused service.
@@ -212,20 +242,23 @@ impl Source {
     pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
         let reading = self.reading.as_ref()?;
         let age = now.saturating_duration_since(reading.at);
-        if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
+        if self.spec.kind != SourceKind::Server {
+            // What tells of itself each second, and has ceased to, has stopped.
+            if self.reach & 1 == 0 || age > STOPPED {
+                return None;
+            }
+        } else if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
             return None;
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
         Some(Interval::around(reading.utc + age, error))
     }
 
-    /// [`Self::claim`], of a source that counts.
-    pub(super) fn vote(&self, now: Instant) -> Option<Interval> {
-        self.claim(now).filter(|_| !self.spec.noselect)
-    }
-
     /// The interval in force between two polls.
     pub(super) fn interval(&self) -> Duration {
+        if self.spec.kind != SourceKind::Server {
+            return Duration::from_secs(1);
+        }
         let interval = if self.burst > 0 { self.fastest() } else { self.steady };
         interval.max(self.floor_interval)
     }
@@ -239,6 +272,9 @@ impl Source {
     }
 
     fn schedule(&mut self, interval: Duration, now: Instant) {
+        if self.spec.kind != SourceKind::Server {
+            return;
+        }
         let from = self.asked.take().unwrap_or(now);
         self.next = Some((from + interval.max(self.floor_interval)).max(now));
     }

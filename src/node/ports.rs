@@ -19,6 +19,12 @@ pub trait Clock: Debug + Send + Sync {
     }
 }
 
+/// Reads the machine's wall clock beside ours: others stamp with it what they hand over.
+pub trait Wall: Clock {
+    /// The machine's wall clock and the monotonic one, as of one moment.
+    fn wall(&self) -> (UnixTime, Instant);
+}
+
 /// Moves the clock. In observe mode this is the software clock, in steer mode the machine's too.
 pub trait Steer: Clock {
     /// Moves the clock by `by` nanoseconds at once.

@@ -1,8 +1,9 @@
-//! The NTP edge: client, engine, server.
+//! The NTP edge: client, engine, reference clocks, server.
 
 pub mod client;
 pub mod engine;
 mod interleaved;
 pub mod keys;
+pub mod refclock;
 pub mod server;
 pub mod wire;

@@ -241,6 +241,18 @@ impl Setup<'_> {
         self
     }
 
+    /// A reference clock, by its keys.
+    pub(crate) fn refclock(mut self, keys: &str) -> Self {
+        writeln!(self.clock, "[[clock.refclock]]\n{keys}").unwrap();
+        self
+    }
+
+    /// A key of `[clock]`.
+    pub(crate) fn clock(mut self, key: &str) -> Self {
+        self.clock.insert_str("[clock]\n".len(), &format!("{key}\n"));
+        self
+    }
+
     pub(crate) fn witness(mut self, witness: &HttpsServer, operator: &str) -> Self {
         let (ip, port) = (witness.address.ip(), witness.address.port());
         writeln!(
