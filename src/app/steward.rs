@@ -272,6 +272,7 @@ impl Steward {
                 Action::StepClock { by, basis } => {
                     let before = self.boot.clock.utc();
                     self.clock.step(by);
+                    self.services.ntp_server.clock_was_set();
                     self.filter.reset();
                     self.boot.forget_time();
                     info!(

@@ -263,6 +263,17 @@ impl Clock for MachineClock {
     fn utc_at(&self, at: Instant) -> UnixTime {
         self.anchor.load().utc_at(at)
     }
+
+    fn moment_of(&self, stamp: UnixTime) -> Option<Instant> {
+        let before = self.os.mono();
+        let os = self.os.utc();
+        let took = self.os.mono().saturating_duration_since(before);
+        let age = u64::try_from(os.since(stamp)).ok().map(Duration::from_nanos)?;
+        if took > STAMP_GRAIN || age > STAMP_AGE {
+            return None;
+        }
+        (before + took / 2).checked_sub(age)
+    }
 }
 
 impl Wall for MachineClock {
@@ -316,6 +327,12 @@ impl Anchor {
 /// Two clocks cannot be read at once: of so many tries the least interrupted counts.
 const OS_READS: usize = 3;
 
+/// A stamp of the machine's clock that is older, or in the future, says that the clock was moved.
+const STAMP_AGE: Duration = Duration::from_millis(100);
+
+/// Two readings of the clocks further apart say too little of a stamp.
+const STAMP_GRAIN: Duration = Duration::from_micros(20);
+
 const PER_SECOND: Nanos = 1_000_000_000;
 const LEAP_SECOND: Nanos = PER_SECOND;
 const DAY: i64 = 86_400;
@@ -362,6 +379,21 @@ mod tests {
         assert_eq!(clock.os_utc(), clock.utc());
         assert_eq!(os.moves(), [Move::TakeControl, Move::Step(GUESS.nanos() + 3 * PER_SECOND)]);
         assert_eq!(clock.foreign_step(), None);
+    }
+
+    #[test]
+    fn a_stamp_of_the_machines_clock_is_a_moment_unless_the_clock_was_moved() {
+        let (os, clock) = machine(ClockMode::Observe);
+        os.pass(Duration::from_secs(5));
+        let (stamp, at) = (clock.os_utc(), clock.mono());
+        os.pass(Duration::from_millis(30));
+
+        assert_eq!(clock.moment_of(stamp), Some(at));
+
+        os.pass(Duration::from_millis(71));
+        assert_eq!(clock.moment_of(stamp), None);
+        os.with(|os| os.utc = UnixTime::EPOCH);
+        assert_eq!(clock.moment_of(stamp), None);
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub trait Clock: Debug + Send + Sync {
     /// firstlight's UTC at `at`: disciplined time, or the guess while there is none.
     fn utc_at(&self, at: Instant) -> UnixTime;
 
+    /// When the machine's own clock showed `stamp`; `None` where that is not known, or was not
+    /// just a moment ago.
+    fn moment_of(&self, _stamp: UnixTime) -> Option<Instant> {
+        None
+    }
+
     /// firstlight's UTC at this moment.
     fn utc(&self) -> UnixTime {
         self.utc_at(self.mono())
