@@ -71,7 +71,9 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
          [ntp]\nlisten = []\n\
          [tls]\ncertificate = \"gone.pem\"\nkey = \"k.pem\"\n\
          [control]\ngroup = \"no-such-group\"\n\
-         [[clock.witness]]\nname = \"w.example.org\"\naddress = \"192.0.2.1\"\nca = \"empty.pem\"\n{SOUND}",
+         [clock]\nleap_file = \"empty.pem\"\n\
+         [[clock.witness]]\nname = \"w.example.org\"\naddress = \"192.0.2.1\"\nca = \"empty.pem\"\n\
+         [[clock.refclock]]\nkind = \"nmea\"\npath = \"/dev/no-such-tty\"\n{SOUND}",
         tcp.local_addr().unwrap(),
         udp.local_addr().unwrap(),
     );
@@ -86,11 +88,13 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
         (":10:11\n", "cannot listen on UDP 127.0.0.1:"),
         (":14:15\n", "gone.pem: No such file"),
         (":17:9\n", "no group `no-such-group`"),
-        (":21:6\n", "empty.pem: no certificate"),
+        (":19:13\n", "empty.pem is no list of leap seconds"),
+        (":23:6\n", "empty.pem: no certificate"),
+        (":26:8\n", "cannot use /dev/no-such-tty: No such file"),
     ] {
         assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
     }
-    assert!(sum.ends_with("0 errors, 7 warnings\n"), "{sum}{report}");
+    assert!(sum.ends_with("0 errors, 9 warnings\n"), "{sum}{report}");
     assert_eq!(code, 0);
 }
 

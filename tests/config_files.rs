@@ -176,6 +176,39 @@ fn settings_that_contradict_each_other_are_mistakes() {
             (3, 12),
             "longer than max_poll = 10",
         ),
+        (
+            "[[clock.refclock]]\nkind = \"shm\"\npath = \"x\"",
+            (2, 8),
+            "no kind of a reference clock",
+        ),
+        ("[[clock.refclock]]\nkind = \"sock\"", (1, 1), "`clock.refclock` without `path`"),
+        (
+            "[[clock.refclock]]\nkind = \"nmea\"\npath = \"/dev/ttyS0\"\nspeed = 9601",
+            (4, 9),
+            "no serial line has a speed of 9601",
+        ),
+        (
+            "[[clock.refclock]]\nkind = \"sock\"\npath = \"s\"\noffset = -10001",
+            (4, 10),
+            "`clock.refclock[0].offset` is out of range",
+        ),
+        (
+            "[[clock.refclock]]\nkind = \"pps\"\npath = \"/dev/pps0\"\ntrust = true",
+            (4, 9),
+            "cannot set a clock alone",
+        ),
+        (
+            "[[clock.refclock]]\nkind = \"sock\"\npath = \"s\"\n[[clock.refclock]]\n\
+             kind = \"sock\"\npath = \"s\"",
+            (6, 8),
+            "is a reference clock already",
+        ),
+        (
+            "[[clock.refclock]]\nkind = \"sock\"\npath = \"s\"\n[[clock.refclock]]\n\
+             kind = \"sock\"\npath = \"t\"",
+            (4, 1),
+            "two reference clocks are called `GPS`",
+        ),
         ("[upstream]\nname = \"d.example\"", (1, 1), "not a list of tables"),
     ] {
         let report = refuse(text);
@@ -212,10 +245,6 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
             "[[clock.source]]\naddress = \"192.0.2.1\"\ntrust = true".to_owned(),
             "set the clock alone",
         ),
-        (
-            sources(&["a"]) + "[[clock.source]]\naddress = \"216.239.35.4\"",
-            "Google smears leap seconds",
-        ),
         ("[dns]\nmode = \"recurse\"".to_owned(), "nothing tells forged ones"),
         (
             "[dns]\nmode = \"recurse\"\nvalidate = true\n\
@@ -223,6 +252,12 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
                 .to_owned(),
             "no upstream is asked for names",
         ),
+        ("[[clock.refclock]]\nkind = \"sock\"\npath = \"s\"".to_owned(), "reference clocks alone"),
+        ("[[clock.source]]\naddress = \"216.239.35.4\"".to_owned(), "is Google's, who spreads"),
+        ("[[clock.source]]\naddress = \"2001:4860:4806:8::\"".to_owned(), "is Google's"),
+        ("[[clock.source]]\naddress = \"169.254.169.123\"".to_owned(), "is Amazon's"),
+        ("[[clock.source]]\naddress = \"fd00:ec2::123\"".to_owned(), "is Amazon's"),
+        ("[[clock.source]]\naddress = \"129.134.28.123\"".to_owned(), "is Meta's"),
     ] {
         let warnings = accept(&text).warnings;
         assert_eq!(warnings.errors(), 0);
@@ -231,8 +266,6 @@ fn doubts_are_warnings_and_the_configuration_is_used() {
     let recursion = "[dns]\nmode = \"recurse\"\nvalidate = true";
     let warnings = accept(recursion).warnings.to_string();
     assert!(!warnings.contains("dns.mode") && !warnings.contains("upstream]]: only"), "{warnings}");
-    let google = "[[clock.source]]\naddress = \"216.239.35.4\"";
-    assert!(!accept(google).warnings.to_string().contains("smears"));
     let quorum = accept(&sources(&["a", "b", "c", "d", "e"])).warnings.to_string();
     assert!(!quorum.contains("quorum"), "{quorum}");
 }
@@ -255,6 +288,34 @@ fn relative_paths_lie_beside_the_file_and_operators_are_guessed() {
     assert_eq!(config.upstreams[0].port, 853);
     assert_eq!(config.clock.sources[0].operator, "162.159.0.0/16");
     assert_eq!(config.clock.sources[0].address.port(), 123);
+}
+
+#[test]
+fn reference_clocks_have_defaults_by_their_kind_and_pulses_no_vote() {
+    let refclock = |keys: &str| format!("[[clock.refclock]]\n{keys}\n");
+    let text = refclock("kind = \"sock\"\npath = \"gps.sock\"\nprefer = true")
+        + &refclock("kind = \"nmea\"\npath = \"/dev/ttyS0\"\nname = \"Line\"\noffset = -120")
+        + &refclock("kind = \"pps\"\npath = \"/dev/pps0\"");
+
+    let parsed = accept(&text);
+
+    let [sock, nmea, pps] = parsed.config.clock.refclocks.try_into().unwrap();
+    assert_eq!(sock.path, Path::new("/etc/firstlight/gps.sock"));
+    assert_eq!((&*sock.name, &*sock.operator, sock.error), ("GPS", "gps", 10));
+    assert_eq!((&*nmea.name, &*nmea.operator, nmea.offset), ("Line", "line", -120));
+    assert_eq!((nmea.speed, nmea.error), (9600, 250));
+    assert_eq!((&*pps.name, pps.error, pps.pulse), ("PPS", 1, true));
+    assert!(sock.prefer && !sock.pulse && !sock.trust);
+
+    let servers = (1..=3)
+        .map(|n| format!("[[clock.source]]\naddress = \"192.0.2.{n}\"\noperator = \"{n}\"\n"));
+    let servers: Vec<_> = servers.collect();
+    let quorum = |refclock: &str| {
+        let report = accept(&(servers.concat() + refclock)).warnings.to_string();
+        report.contains("loses the quorum")
+    };
+    assert!(quorum(&refclock("kind = \"pps\"\npath = \"/dev/pps0\"")));
+    assert!(!quorum(&refclock("kind = \"sock\"\npath = \"gps.sock\"")));
 }
 
 #[test]
@@ -350,6 +411,12 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "ca",
         "mode",
         "quorum",
+        "leap_file",
+        "kind",
+        "offset",
+        "error",
+        "pulse",
+        "speed",
         "address",
         "prefer",
         "noselect",

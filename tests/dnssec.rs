@@ -29,6 +29,7 @@ const TESTS: &[(&str, Test)] = &[
     ("whoever_validates_itself_gets_the_data_as_it_is", checking_disabled),
     ("below_a_negative_anchor_nothing_is_validated", negative_anchors),
     ("in_1970_signatures_count_without_dates_and_are_looked_at_again_when_time_is_known", in_1970),
+    ("a_denial_that_was_expanded_with_its_wildcard_is_the_wildcard_s", expanded),
     ("the_daemon_validates_from_the_first_second_on", daemon),
 ];
 
@@ -218,6 +219,37 @@ fn negative_anchors(_: &Lab, signed: &Signed) {
 
     assert_eq!((verdict.rcode, verdict.authentic), (ResponseCode::NoError, false), "{why}");
     assert_eq!(other.rcode, ResponseCode::ServFail);
+}
+
+/// As unbound answers from a zone of its own: the wildcard's NSEC record, which proves that nothing
+/// nearer exists, goes by the name that was asked for.
+fn expanded(_: &Lab, signed: &Signed) {
+    #[derive(Debug)]
+    struct Expanding(Plain);
+
+    impl Forward for Expanding {
+        fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
+            let asked = Message::from_vec(&query).unwrap().queries[0].name().clone();
+            let mut answer = Message::from_vec(&exchange(self.0.0, &query)).unwrap();
+            for record in &mut answer.authorities {
+                if record.name.is_wildcard() {
+                    record.name = asked.clone();
+                }
+            }
+            let answer = answer.to_vec().unwrap();
+            Box::pin(async { Ok(Forwarded::unchecked(answer, None)) })
+        }
+    }
+    let anchors = Anchors::from_file(&signed.anchors).unwrap();
+    let upstream = Arc::new(Expanding(Plain(signed.plain)));
+    let validator = Validator::new(upstream, Arc::new(Shifted(0)), anchors, &[]);
+    validator.rise(trust(CertDates::Strict));
+
+    let (verdict, why) = ask(&validator, &name_of("one.wild.nsec.test."), RecordType::A);
+    assert!(verdict.authentic && verdict.rcode == ResponseCode::NoError, "{verdict:?} {why}");
+    // It denies other names no better than before.
+    let (verdict, why) = ask(&validator, &name_of("gone.nonsec.test."), RecordType::A);
+    assert_eq!(verdict.rcode, ResponseCode::ServFail, "{why}");
 }
 
 /// The power cut of January 2025, as DNSSEC has it: every signature is "not yet valid".

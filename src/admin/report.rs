@@ -88,6 +88,13 @@ pub struct Ntp {
     pub synchronized: bool,
     /// 16 while unsynchronized.
     pub stratum: u8,
+    /// Where the time comes from: an address, or the name of a reference clock at stratum 1; empty
+    /// while unsynchronized.
+    #[serde(default)]
+    pub reference_id: String,
+    /// A leap second at the end of the UTC day: 0 none, 1 inserted, 2 deleted.
+    #[serde(default)]
+    pub leap: u8,
     /// Seconds.
     pub root_delay: f64,
     /// Seconds.
@@ -155,10 +162,15 @@ pub struct Condition {
 
 /// A time source.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
 pub struct Source {
-    /// Address and port.
+    /// Address and port, or the name of a reference clock.
     pub address: String,
+    /// `server`, or `sock`, `nmea` or `pps` for a reference clock.
+    #[serde(default)]
+    pub kind: String,
+    /// The device or socket of a reference clock.
+    #[serde(default)]
+    pub path: Option<String>,
     /// Who runs it.
     pub operator: String,
     /// `truechimer`, `falseticker`, `undecided`, `silent` or `denied`.
@@ -167,16 +179,13 @@ pub struct Source {
     pub prefer: bool,
     /// Whether it is a clock of one's own.
     pub trust: bool,
-    /// Whether it is a reference clock, whose address is that of a socket.
-    #[serde(default)]
-    pub reference: bool,
     /// Whether it is asked and not counted.
     #[serde(default)]
     pub noselect: bool,
     /// The key without whose code it is not believed.
     #[serde(default)]
     pub key: Option<u32>,
-    /// Its stratum; 0 if it was never heard.
+    /// Its stratum; 0 for a reference clock, and if it was never heard.
     pub stratum: u8,
     /// Seconds between two polls.
     pub poll: f64,

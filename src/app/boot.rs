@@ -14,8 +14,8 @@ use super::keep::Keeper;
 use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
-    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceSpec, Trust, UnixTime, describe,
-    magnitude, nanos,
+    Floor, Guess, Now, Policy, Resumed, SavedFloor, SourceKind, SourceSpec, Trust, UnixTime,
+    describe, magnitude, nanos,
 };
 use crate::config::{ClockMode, Config, Parsed, Report};
 use crate::host::boot::{boot_id, build_epoch, marks, since_boot};
@@ -299,14 +299,14 @@ pub(super) fn policy(config: &Config) -> Policy {
         trust: source.trust,
         noselect: source.noselect,
         polls: source.polls,
-        reference: false,
+        kind: SourceKind::Server,
     });
     let refclocks = config.clock.refclocks.iter().map(|refclock| SourceSpec {
         operator: refclock.operator.clone(),
+        private: true,
         prefer: refclock.prefer,
         trust: refclock.trust,
-        noselect: refclock.noselect,
-        reference: true,
+        kind: if refclock.pulse { SourceKind::Pulse } else { SourceKind::ReferenceClock },
         ..SourceSpec::default()
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);

@@ -1,6 +1,7 @@
 //! Answers the control socket from what the steward knows; about the cache, without him.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::steward::{Message, Steward};
 use super::supervise::panics;
 use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
 use crate::clock::{CertDates, UnixTime};
-use crate::config::{ClockMode, Plaintext};
+use crate::config::{self, ClockMode, Plaintext, RefClockKind};
 use crate::node::Input;
 use crate::node::ports::{Clock, Steer};
 
@@ -174,6 +175,12 @@ impl Steward {
             ntp: report::Ntp {
                 synchronized: ntp.synchronized,
                 stratum: if ntp.synchronized { ntp.stratum } else { 16 },
+                reference_id: if ntp.synchronized {
+                    reference_id(ntp.reference_id, ntp.stratum)
+                } else {
+                    String::new()
+                },
+                leap: ntp.leap,
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
                 answered: counts.answered.load(Ordering::Relaxed),
@@ -221,32 +228,15 @@ impl Steward {
 
     fn sources(&self) -> report::Sources {
         let now = self.boot.now();
-        let clock = &self.config.clock;
-        let asked = clock.sources.iter().map(|source| Described {
-            address: source.address.to_string(),
-            operator: &source.operator,
-            key: source.key,
-        });
-        let read = clock.refclocks.iter().map(|refclock| Described {
-            address: refclock.socket.display().to_string(),
-            operator: &refclock.operator,
-            key: None,
-        });
+        let configured = configured(&self.config.clock);
         let reports = self.node.trust().sources(now);
-        let sources = asked.chain(read).zip(reports).zip(&self.source_failures);
+        let sources = configured.into_iter().zip(reports).zip(&self.source_failures);
         let testimonies = self.node.trust().testimonies();
         let witnesses = self.targets.iter().zip(testimonies).zip(&self.witness_failures);
         report::Sources {
             sources: sources
                 .map(|((source, seen), failure)| report::Source {
-                    address: source.address,
-                    operator: source.operator.clone(),
                     verdict: word(&seen.verdict),
-                    prefer: seen.spec.prefer,
-                    trust: seen.spec.trust,
-                    noselect: seen.spec.noselect,
-                    reference: seen.spec.reference,
-                    key: source.key,
                     stratum: seen.last.map_or(0, |last| last.stratum),
                     poll: seen.interval.as_secs_f64(),
                     reach: seen.reach,
@@ -254,6 +244,7 @@ impl Steward {
                     offset: seen.last.map(|last| seconds(last.offset)),
                     error: seen.last.map(|last| last.error.as_secs_f64()),
                     failure: failure.clone(),
+                    ..source
                 })
                 .collect(),
             witnesses: witnesses
@@ -334,13 +325,6 @@ impl Steward {
     }
 }
 
-/// What the trust machine does not know of a source.
-struct Described<'c> {
-    address: String,
-    operator: &'c String,
-    key: Option<u32>,
-}
-
 impl Services {
     /// The addresses that cannot be bound, with reason and remedy.
     pub(super) fn refused(&self) -> Vec<String> {
@@ -412,4 +396,58 @@ fn word<T: serde::Serialize>(value: &T) -> String {
 #[expect(clippy::cast_precision_loss, reason = "shown to people")]
 fn seconds(nanos: crate::clock::Nanos) -> f64 {
     nanos as f64 / 1e9
+}
+
+/// What is configured of the sources, reference clocks last, as a report on them begins.
+fn configured(clock: &config::Clock) -> Vec<report::Source> {
+    let begun = report::Source {
+        address: String::new(),
+        kind: "server".to_owned(),
+        path: None,
+        operator: String::new(),
+        verdict: String::new(),
+        prefer: false,
+        trust: false,
+        noselect: false,
+        key: None,
+        stratum: 0,
+        poll: 0.0,
+        reach: 0,
+        age: None,
+        offset: None,
+        error: None,
+        failure: None,
+    };
+    let servers = clock.sources.iter().map(|source| report::Source {
+        address: source.address.to_string(),
+        operator: source.operator.clone(),
+        prefer: source.prefer,
+        trust: source.trust,
+        noselect: source.noselect,
+        key: source.key,
+        ..begun.clone()
+    });
+    let refclocks = clock.refclocks.iter().map(|refclock| report::Source {
+        address: refclock.name.clone(),
+        kind: match refclock.kind {
+            RefClockKind::Nmea => "nmea",
+            RefClockKind::Pps => "pps",
+            RefClockKind::Sock => "sock",
+        }
+        .to_owned(),
+        path: Some(refclock.path.display().to_string()),
+        operator: refclock.operator.clone(),
+        prefer: refclock.prefer,
+        trust: refclock.trust,
+        ..begun.clone()
+    });
+    servers.chain(refclocks).collect()
+}
+
+/// Four characters at stratum 1, an IPv4 address or what stands for another one above.
+fn reference_id(id: [u8; 4], stratum: u8) -> String {
+    if stratum > 1 {
+        return Ipv4Addr::from(id).to_string();
+    }
+    id.iter().take_while(|octet| octet.is_ascii_graphic()).map(|octet| char::from(*octet)).collect()
 }

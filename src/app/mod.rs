@@ -6,6 +6,7 @@ mod cached;
 mod control;
 mod filter;
 mod keep;
+mod leap;
 mod logging;
 mod recursion;
 mod refclocks;
@@ -28,6 +29,7 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::{error, info, warn};
 
 pub(crate) use self::boot::bounds;
+pub(crate) use self::leap::read as read_leap_file;
 
 use self::boot::Boot;
 use self::control::Desk;

@@ -1,112 +1,107 @@
-//! Reads reference clocks, each in a task of its own.
+//! Listens to the reference clocks, each in a task of its own, and tells people of those that fail.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
-use tracing::{debug, info, warn};
+use tokio::sync::{mpsc, watch};
 
 use super::asking::Failure;
-use super::steward::Message;
-use crate::clock::SourceId;
-use crate::config;
-use crate::host::clock::MachineClock;
+use super::boot::Boot;
+use super::steward::{Message, Steward};
+use super::supervise::keep;
+use crate::clock::{SourceId, UnixTime, Verdict, describe};
+use crate::config::{self, Config};
+use crate::health::Severity;
 use crate::node::Input;
-use crate::node::ports::Clock;
-use crate::ntp::refclock::{self, RefClock};
+use crate::node::ports::{Clock, Wall};
+use crate::ntp::refclock::RefClock;
 
-/// A socket that cannot be opened is tried again after this time.
-const AGAIN: Duration = Duration::from_secs(5);
-
-/// The tasks; they end with it.
-#[derive(Debug, Default)]
-pub(super) struct RefClocks(Vec<AbortHandle>);
+/// The tasks that listen. They end when this is dropped.
+#[derive(Debug)]
+pub(super) struct RefClocks {
+    _stop: watch::Sender<()>,
+}
 
 impl RefClocks {
-    /// Reads `clocks`, which are sources from number `first` on, for the configuration `asked`.
+    /// Listens to the clocks of `config`, under the configuration of sources that is the `asked`th.
     pub(super) fn start(
-        clocks: &[config::RefClock],
-        first: usize,
+        boot: &Boot,
+        config: &Config,
+        floor: UnixTime,
         asked: u64,
-        machine: &Arc<MachineClock>,
         sender: &mpsc::Sender<Message>,
     ) -> Self {
-        let tasks = clocks.iter().zip(first..).map(|(settings, id)| {
-            let error = Duration::from_micros(settings.error_us.into());
-            let reader = Reader {
-                clock: RefClock::new(&settings.name, error),
-                settings: settings.clone(),
-                id: SourceId(id),
-                asked,
-                machine: Arc::clone(machine),
-                sender: sender.clone(),
-            };
-            tokio::spawn(reader.run()).abort_handle()
-        });
-        Self(tasks.collect())
+        let (stop, stopped) = watch::channel(());
+        let first = config.clock.sources.len();
+        for (index, refclock) in config.clock.refclocks.iter().enumerate() {
+            let (id, refclock) = (SourceId(first + index), refclock.clone());
+            let (clock, sender) = (Arc::clone(&boot.clock) as Arc<dyn Wall>, sender.clone());
+            let stopped = stopped.clone();
+            keep("a reference clock", move || {
+                let refclock = RefClock::new(refclock.clone(), floor, Arc::clone(&clock));
+                listen(refclock, id, asked, sender.clone(), stopped.clone())
+            });
+        }
+        Self { _stop: stop }
     }
 }
 
-impl Drop for RefClocks {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-struct Reader {
-    settings: config::RefClock,
-    clock: RefClock,
+async fn listen(
+    mut refclock: RefClock,
     id: SourceId,
     asked: u64,
-    machine: Arc<MachineClock>,
     sender: mpsc::Sender<Message>,
+    mut stopped: watch::Receiver<()>,
+) {
+    loop {
+        let said = tokio::select! {
+            _ = stopped.changed() => return,
+            said = refclock.next() => said,
+        };
+        let (input, failure) = match said {
+            Ok(reading) => (Input::Reading(id, reading), None),
+            Err(trouble) => (Input::Silence(id), Some(Failure::Source(id, trouble.to_string()))),
+        };
+        if sender.send(Message::Heard { asked, input, failure }).await.is_err() {
+            return;
+        }
+    }
 }
 
-impl Reader {
-    async fn run(mut self) {
-        let path = self.settings.socket.clone();
-        let mut told = false;
-        loop {
-            let failure = match refclock::open(&path) {
-                Ok(socket) => {
-                    info!(socket = %path.display(), "a reference clock is awaited");
-                    told = false;
-                    loop {
-                        match refclock::receive(&socket).await {
-                            Ok(sample) => self.take(sample).await,
-                            Err(error) => break error,
-                        }
+impl Steward {
+    /// Listens to the reference clocks in force.
+    pub(super) fn listen_to_refclocks(&mut self) {
+        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
+        let (config, sender) = (&self.config, &self.sender);
+        self.refclocks = Some(RefClocks::start(&self.boot, config, floor, self.asked, sender));
+    }
+
+    /// Tells people of reference clocks that have stopped, or that the others contradict.
+    pub(super) fn report_refclocks(&mut self) {
+        let first = self.config.clock.sources.len();
+        let reports: Vec<_> = self.node.trust().sources(self.boot.now()).skip(first).collect();
+        let failures = self.source_failures.iter().skip(first);
+        let troubles: Vec<_> = (self.config.clock.refclocks.iter().zip(reports).zip(failures))
+            .filter_map(|((refclock, report), failure)| {
+                let why = match (report.verdict, failure, report.last) {
+                    (Verdict::Silent, Some(failure), _) => failure.clone(),
+                    (Verdict::Falseticker, _, Some(last)) => {
+                        format!("the other sources contradict it, by {}", describe(last.offset))
                     }
-                }
-                Err(error) => error,
-            };
-            if !std::mem::replace(&mut told, true) {
-                warn!(socket = %path.display(), error = %failure, "a reference clock cannot be read; other sources go on, and it is tried again each 5 s");
-            }
-            self.fail(format!("{}: {failure}", path.display())).await;
-            tokio::time::sleep(AGAIN).await;
-        }
+                    _ => return None,
+                };
+                Some(in_words(refclock, &why))
+            })
+            .collect();
+        let text = format!(
+            "{}; time is kept without it: see `firstlight sources`, and look at the receiver, its \
+             antenna and cable, and at what sends its samples",
+            troubles.join("; ")
+        );
+        let held = (!troubles.is_empty()).then_some((Severity::Warning, text));
+        self.feed(Input::Condition { name: "reference-clock", held });
     }
+}
 
-    async fn take(&mut self, sample: Result<refclock::Sample, refclock::Unfit>) {
-        let (now, machine) = (self.machine.mono(), self.machine.os_utc());
-        match sample.and_then(|sample| self.clock.take(&sample, now, machine)) {
-            Ok(reading) => {
-                let input = Input::Reading(self.id, reading);
-                let message = Message::Heard { asked: self.asked, input, failure: None };
-                let _ = self.sender.send(message).await;
-            }
-            Err(unfit) => {
-                debug!(socket = %self.settings.socket.display(), %unfit, "a sample is dropped");
-                self.fail(unfit.to_string()).await;
-            }
-        }
-    }
-
-    async fn fail(&self, why: String) {
-        let failure = Some(Failure::Source(self.id, why));
-        let input = Input::Silence(self.id);
-        let _ = self.sender.send(Message::Heard { asked: self.asked, input, failure }).await;
-    }
+fn in_words(refclock: &config::RefClock, why: &str) -> String {
+    format!("reference clock {} ({}): {why}", refclock.name, refclock.path.display())
 }

@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::asking::Failure;
 use super::boot::Boot;
 use super::filter::Filter;
+use super::leap::LeapFile;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
 use super::services::{self, Services};
@@ -90,9 +91,10 @@ pub(super) struct Steward {
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
-    refclocks: RefClocks,
     file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
+    pub(super) refclocks: Option<RefClocks>,
+    pub(super) leap_file: LeapFile,
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
     trust: Option<TimeTrust>,
@@ -122,10 +124,11 @@ impl Steward {
             node,
             source_failures: vec![None; sources(&config)],
             witness_failures: vec![None; targets.len()],
-            refclocks: RefClocks::default(),
             targets,
             file,
             sender,
+            refclocks: None,
+            leap_file: LeapFile::default(),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -144,8 +147,8 @@ impl Steward {
             boot,
             services,
         };
-        steward.read_refclocks(&steward.read.clone());
         steward.report_start();
+        steward.listen_to_refclocks();
         steward
     }
 
@@ -269,6 +272,7 @@ impl Steward {
                 Action::StepClock { by, basis } => {
                     let before = self.boot.clock.utc();
                     self.clock.step(by);
+                    self.services.ntp_server.clock_was_set();
                     self.filter.reset();
                     self.boot.forget_time();
                     info!(
@@ -321,7 +325,15 @@ impl Steward {
         if let Some(moved) = self.boot.clock.foreign_step() {
             self.meet_other_hands(moved, now);
         }
+        match self.boot.clock.leap_second() {
+            // The engine has seen no clock like that.
+            Some(Duration::ZERO) => self.filter.reset(),
+            Some(left) => self.next_tick = self.next_tick.min(now + left),
+            None => {}
+        }
         self.report_listeners();
+        self.report_refclocks();
+        self.look_at_leap_file(now);
         self.look_at_uplink(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
@@ -461,20 +473,14 @@ impl Steward {
             self.trust = None;
             self.asked += 1;
             self.node.replace_trust(trust, now);
-            self.read_refclocks(&read);
         }
         self.config = config;
+        if asks_others {
+            self.listen_to_refclocks();
+            self.read_leap_file();
+        }
         self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
-    }
-
-    /// Reads the reference clocks of `config`, and no others.
-    fn read_refclocks(&mut self, config: &Config) {
-        // Their sockets are closed before they are opened anew.
-        drop(std::mem::take(&mut self.refclocks));
-        let (clocks, first) = (&config.clock.refclocks, config.clock.sources.len());
-        let (machine, sender) = (&self.boot.clock, &self.sender);
-        self.refclocks = RefClocks::start(clocks, first, self.asked, machine, sender);
     }
 
     fn report_start(&mut self) {
@@ -547,6 +553,11 @@ impl Steward {
     }
 }
 
+/// How many time sources there are, reference clocks among them.
+fn sources(config: &Config) -> usize {
+    config.clock.sources.len() + config.clock.refclocks.len()
+}
+
 fn announce(change: &Change) {
     match change {
         Change::Raised(condition) => match condition.severity {
@@ -556,9 +567,4 @@ fn announce(change: &Change) {
         },
         Change::Cleared(condition) => info!(condition = condition.name, "cleared"),
     }
-}
-
-/// Time sources, reference clocks included.
-fn sources(config: &Config) -> usize {
-    config.clock.sources.len() + config.clock.refclocks.len()
 }

@@ -8,9 +8,10 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Group, access};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::app;
 use crate::cli::exit::{self, Failure};
 use crate::cli::output;
-use crate::config::{Parsed, Report};
+use crate::config::{Parsed, RefClockKind, Report};
 use crate::dns::{Anchors, Hints};
 use crate::host::config_file::{LoadError, load};
 use crate::ntp::keys::Keys;
@@ -41,6 +42,8 @@ fn examine(parsed: Parsed) -> Report {
     machine.keys();
     machine.state();
     machine.group();
+    machine.refclocks();
+    machine.leap_file();
     machine.listeners();
     machine.warnings
 }
@@ -162,6 +165,36 @@ impl Machine {
         {
             let message = format!("there is no group `{group}` on this machine");
             self.warn("control.group", message, &format!("run: groupadd --system {group}"));
+        }
+    }
+
+    fn refclocks(&mut self) {
+        for (index, refclock) in self.parsed.config.clock.refclocks.clone().iter().enumerate() {
+            let (needed, how) = match refclock.kind {
+                RefClockKind::Nmea => (refclock.path.as_path(), AccessFlags::R_OK),
+                // The kernel shows its stamps to everybody.
+                RefClockKind::Pps => (refclock.path.as_path(), AccessFlags::F_OK),
+                RefClockKind::Sock => {
+                    let folder = refclock.path.parent().unwrap_or(Path::new("."));
+                    (folder, AccessFlags::W_OK | AccessFlags::X_OK)
+                }
+            };
+            if let Err(error) = access(needed, how) {
+                let user = nix::unistd::getuid();
+                let message =
+                    format!("user {user} cannot use {}: {}", needed.display(), error.desc());
+                let remedy = "the daemon tries again until its user can; time is kept without it";
+                self.warn(&format!("clock.refclock[{index}].path"), message, remedy);
+            }
+        }
+    }
+
+    fn leap_file(&mut self) {
+        let Some(path) = self.parsed.config.clock.leap_file.clone() else { return };
+        if let Err(unfit) = app::read_leap_file(&path) {
+            let message = format!("{} {unfit}", path.display());
+            let remedy = "until it is mended, the majority of the sources announces leap seconds";
+            self.warn("clock.leap_file", message, remedy);
         }
     }
 

@@ -56,7 +56,8 @@ fn of_sources(sources: &[report::Source]) -> String {
     let mut lines = vec![title, rule];
     let best = best(sources);
     lines.extend(sources.iter().zip(names).enumerate().map(|(index, (source, name))| {
-        let mode = if source.trust || source.reference { '#' } else { '^' };
+        let server = source.path.is_none() && !source.trust;
+        let mode = if server { '^' } else { '#' };
         let state = sign(source, best == Some(index));
         let stratum = source.stratum;
         let poll = source.poll.max(f64::MIN_POSITIVE).log2().round();
@@ -163,6 +164,13 @@ mod tests {
                 failure: Some("timed out".to_owned()),
                 ..heard("192.0.2.3:123", "silent", 0.0, 0.0)
             },
+            report::Source {
+                stratum: 0,
+                poll: 1.0,
+                kind: "sock".to_owned(),
+                path: Some("/run/gps.sock".to_owned()),
+                ..heard("GPS", "truechimer", 0.000_001, 0.010)
+            },
         ]);
 
         assert_eq!(
@@ -174,6 +182,7 @@ MS Name/IP address         Stratum Poll Reach LastRx Last sample          Operat
 ^+ 192.0.2.1                     2    4   377     23   -123us +/-   12ms  op
 ^* [2001:db8::1]:1123            2    4   377     23   +900us +/- 4000us  op
 ^? 192.0.2.3                     2    4     0      - timed out            op
+#+ GPS                           0    0   377     23  -1000ns +/-   10ms  op
 "
         );
     }
@@ -226,12 +235,13 @@ x b.example   8.8.8.8:443  9         -3600s     op
     fn heard(address: &str, verdict: &str, offset: f64, error: f64) -> report::Source {
         report::Source {
             address: address.to_owned(),
+            kind: "server".to_owned(),
+            path: None,
             operator: "op".to_owned(),
             verdict: verdict.to_owned(),
             prefer: false,
             trust: false,
             noselect: false,
-            reference: false,
             key: None,
             stratum: 2,
             poll: 16.0,

@@ -95,9 +95,15 @@ fn ntp(ntp: &Ntp, lines: &mut Lines) {
         "NTP",
         if ntp.synchronized {
             let error = table::seconds(ntp.root_dispersion + ntp.root_delay / 2.0);
-            let stratum = ntp.stratum;
+            let Ntp { stratum, reference_id, .. } = ntp;
+            let leap = match ntp.leap {
+                0 => "",
+                1 => "; a LEAP SECOND is inserted at the end of the UTC day",
+                _ => "; a LEAP SECOND is left out at the end of the UTC day",
+            };
             format!(
-                "clients are served: stratum {stratum}, off by {error} at most; {answered} answered"
+                "clients are served: stratum {stratum} ({reference_id}), off by {error} at most; \
+                 {answered} answered{leap}"
             )
         } else {
             format!("clients are told to wait (leap indicator 3); {answered} answered")
@@ -210,7 +216,7 @@ Time         2026-03-14T06:11:40Z by our clock, disciplined
              confirmed by the witnesses of two operators
              the machine's clock is steered, by -1.250 ppm
              dates of upstream certificates are checked strictly
-NTP          clients are served: stratum 2, off by 14 ms at most; 7 answered
+NTP          clients are served: stratum 2 (192.0.2.1), off by 14 ms at most; 7 answered
 Floor        2026-03-14T02:00:00Z (authenticated time kept on disk)
 Started at   2026-03-14T03:00:00Z (the machine's clock)
 Certificate  from the files, valid until 2026-05-14T06:11:40Z (61 d left)
@@ -294,6 +300,8 @@ Nothing is wrong.
                 ntp: Ntp {
                     synchronized: true,
                     stratum: 2,
+                    reference_id: "192.0.2.1".to_owned(),
+                    leap: 0,
                     root_delay: 0.020,
                     root_dispersion: 0.0045,
                     answered: 7,

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use super::Level;
 use super::floor::FloorOrigin;
 use super::select::{Interval, agreement};
-use super::sources::{Reading, SPEAKS, Source, SourceId, Verdict};
+use super::sources::{Reading, Source, SourceId, Verdict};
 use super::time::{Nanos, magnitude};
 use super::trust::{Basis, Estimate, Event, Now, Trust};
 use super::witnesses::{CONTRADICTION, Standard, TOLERANCE, everything};
 
 const MS: Nanos = 1_000_000;
+const SECOND: Nanos = 1000 * MS;
+/// A second is numbered by sources that leave no more doubt than this about the time.
+const UNAMBIGUOUS: Nanos = 800 * MS;
 const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// The clock is right if it is off by no more than this (STEPT, RFC 5905 section 11.2.3).
@@ -92,7 +95,6 @@ impl Trust {
             unsettled.then_some((self.quorum_seen + LESSER_WAIT, "no quorum came")),
             self.holdover_at().map(|at| (at, "no source has answered")),
             self.below_floor.map(|(at, _)| (at + FLOOR_WAIT, "the floor lies ahead")),
-            self.reference_silent_at().map(|at| (at, "a reference clock is silent")),
         ]
         .into_iter()
         .flatten()
@@ -209,6 +211,7 @@ impl Trust {
         (self.demand, self.demands) = (None, 0);
         if let Some(id) = heard.filter(|id| found.members.contains(&id.0))
             && let Some(reading) = self.sources[id.0].reading
+            && self.weighs_in(id.0, reading, found)
         {
             self.events.push_back(Event::Feed(id, reading));
         }
@@ -219,6 +222,13 @@ impl Trust {
             self.own = found.basis == Basis::Own;
             self.confirm(found, off, now);
         }
+    }
+
+    /// Whether a member's reading is fit to steer by. A reference clock errs by the same amount all
+    /// day, which no filter sees: one that is far worse than the best only votes.
+    fn weighs_in(&self, index: usize, reading: Reading, found: &Finding) -> bool {
+        let best = self.sources[found.peer].reading.map_or(Duration::MAX, |peer| peer.error);
+        reading.stratum > 0 || index == found.peer || reading.error <= best.saturating_mul(4)
     }
 
     /// A whole round has found the clock right.
@@ -234,6 +244,8 @@ impl Trust {
             root_delay: reading.root_delay + reading.delay,
             root_dispersion,
             off: magnitude(off),
+            // The engine knows how much a reference clock scatters, not how far it is off.
+            least: if reading.stratum == 0 { reading.error } else { Duration::ZERO },
             since: now.mono,
             leap: self.leap(found),
         });
@@ -292,17 +304,6 @@ impl Trust {
         }
     }
 
-    /// When the next reference clock counts as silent, if it is.
-    fn reference_silent_at(&self) -> Option<Instant> {
-        let clocks = self.sources.iter().filter(|source| source.spec.reference);
-        // Just after it, so that it is.
-        let end = SPEAKS + Duration::from_millis(1);
-        clocks
-            .filter_map(|source| Some(source.reading?.at + end))
-            .filter(|at| *at > self.judged)
-            .min()
-    }
-
     /// When the clock enters holdover if nothing is heard.
     fn holdover_at(&self) -> Option<Instant> {
         if self.level != Level::Disciplined {
@@ -323,7 +324,32 @@ impl Trust {
         let quorum = self.majority(&claims, window, Basis::Quorum).filter(|found| {
             found.members.len() >= self.policy.need() && self.operators(&found.members) >= 2
         });
-        quorum.or_else(|| self.find_lesser(&claims, window, now.mono))
+        let found = quorum.or_else(|| self.find_lesser(&claims, window, now.mono))?;
+        Some(self.with_pulses(found, now.mono))
+    }
+
+    /// Adds the pulses that agree with `found` to its members.
+    fn with_pulses(&self, mut found: Finding, now: Instant) -> Finding {
+        for (index, source) in self.sources.iter().enumerate().filter(|(_, it)| !it.votes()) {
+            if source.claim(now).is_some_and(|claim| claim.meets(&found.claim)) {
+                found.members.push(index);
+            }
+        }
+        found.peer = self.peer(&found.members).unwrap_or(found.peer);
+        found
+    }
+
+    /// A pulse with the number of its second, as the others have it; `None` if they do not know
+    /// it for certain.
+    pub(super) fn numbered(&self, pulse: Reading, now: Now) -> Option<Reading> {
+        let found = self.find(now)?;
+        if found.claim.high.since(found.claim.low) > UNAMBIGUOUS {
+            return None;
+        }
+        let age = now.mono.saturating_duration_since(pulse.at);
+        let time = found.claim.middle() - age;
+        let seconds = (time.since(pulse.utc) + SECOND / 2).div_euclid(SECOND);
+        Some(Reading { utc: pulse.utc.offset(seconds * SECOND), ..pulse })
     }
 
     /// Fewer sources than a quorum: with a witness that agrees, or a clock of one's own.
@@ -343,27 +369,28 @@ impl Trust {
             })
             .copied()
             .collect();
+        let voters = self.policy.voters().count();
         let lone = self.majority(&witnessed, window, Basis::Lone);
-        if let Some(found) = lone.filter(|f| waited || f.members.len() == self.policy.voters()) {
+        if let Some(found) = lone.filter(|f| waited || f.members.len() == voters) {
             return Some(found);
         }
+        // Where nothing else is configured there is nobody else to wait for, and a box that lay on
+        // the shelf for years has no other way back.
+        let alone = self.policy.reference_clocks_alone();
+        let all = alone && self.policy.witnesses.is_empty() && claims.len() == voters;
+        let waited = waited || all;
         let floor = self.floor.at(now).0;
         let own: Vec<_> = claims
             .iter()
             .filter(|(index, claim)| {
-                self.is_own(*index) && self.witnesses.compare(claim, now).contradict.is_empty()
+                (self.sources[*index].spec.trust || alone)
+                    && self.witnesses.compare(claim, now).contradict.is_empty()
             })
             .copied()
             .collect();
-        let near = Interval { low: floor, high: floor + YEAR };
-        self.majority(&own, near, Basis::Own).filter(|_| waited)
-    }
-
-    /// Whether it may set the clock alone: a clock of one's own, or a reference clock that is all
-    /// there is.
-    fn is_own(&self, index: usize) -> bool {
-        let spec = &self.sources[index].spec;
-        spec.trust || spec.reference && self.policy.voters() == 1
+        let near = Interval { low: floor, high: floor + if alone { CEILING } else { YEAR } };
+        let found = self.majority(&own, near, Basis::Own)?;
+        (waited && found.members.len() * 2 > own.len()).then_some(found)
     }
 
     fn majority(
@@ -375,17 +402,23 @@ impl Trust {
         let intervals: Vec<_> = claims.iter().map(|(_, claim)| *claim).collect();
         let found = agreement(&intervals, window)?;
         let members: Vec<_> = found.members.iter().map(|&i| claims[i].0).collect();
-        let peer = *members.iter().min_by_key(|&&index| {
-            let source = &self.sources[index];
-            (!source.spec.prefer, source.reading.map_or(Duration::MAX, |r| r.error))
-        })?;
+        let peer = self.peer(&members)?;
         Some(Finding { basis, members, claim: found.shared, peer })
     }
 
-    /// The claims of the sources that have answered of late.
+    /// The member whose time is taken.
+    fn peer(&self, members: &[usize]) -> Option<usize> {
+        let peer = members.iter().min_by_key(|&&index| {
+            let source = &self.sources[index];
+            (!source.spec.prefer, source.reading.map_or(Duration::MAX, |r| r.error))
+        });
+        peer.copied()
+    }
+
+    /// The claims of the sources that have a vote and have answered of late.
     fn claims(&self, now: Instant) -> impl Iterator<Item = (usize, Interval)> {
-        let claims = self.sources.iter().map(move |source| source.vote(now));
-        claims.enumerate().filter_map(|(index, claim)| Some((index, claim?)))
+        let voters = self.sources.iter().enumerate().filter(|(_, source)| source.votes());
+        voters.filter_map(move |(index, source)| Some((index, source.claim(now)?)))
     }
 
     /// How far the clock is from the peer's time, as far as all members allow that.
@@ -430,7 +463,8 @@ impl Trust {
     /// Whether as many members as are needed have answered since the last round.
     fn round_is_whole(&self, found: &Finding) -> bool {
         let fresh = found.members.iter().filter(|&&index| {
-            self.sources[index].reading.is_some_and(|reading| reading.at > self.round_start)
+            let source = &self.sources[index];
+            source.votes() && source.reading.is_some_and(|reading| reading.at > self.round_start)
         });
         let need = match found.basis {
             Basis::Quorum => self.policy.need(),
@@ -496,12 +530,14 @@ impl Trust {
 
     /// The leap warning of the greater part of the members (RFC 5905 section 7.3).
     fn leap(&self, found: &Finding) -> u8 {
-        let said = found.members.iter().filter_map(|&index| self.sources[index].reading);
+        let members = found.members.iter().map(|&index| &self.sources[index]);
+        let said = members.filter(|source| source.votes()).filter_map(|source| source.reading);
         let votes = said.fold([0; 4], |mut votes, reading| {
             votes[usize::from(reading.leap & 3)] += 1;
             votes
         });
-        (1..=2).find(|&leap: &u8| votes[usize::from(leap)] * 2 > found.members.len()).unwrap_or(0)
+        let all: usize = votes.iter().sum();
+        (1..=2).find(|&leap: &u8| votes[usize::from(leap)] * 2 > all).unwrap_or(0)
     }
 }
 

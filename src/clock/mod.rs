@@ -2,6 +2,7 @@
 
 mod floor;
 mod judge;
+mod leap;
 mod select;
 mod sources;
 mod status;
@@ -13,8 +14,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 pub use floor::{Floor, FloorOrigin, Guess, SavedFloor};
+pub use leap::{LeapListError, LeapSeconds};
 pub use select::{Agreement, Interval, agreement};
-pub use sources::{Kiss, Polls, Reading, SourceId, SourceSpec, Verdict};
+pub use sources::{Kiss, Polls, Reading, SourceId, SourceKind, SourceSpec, Verdict};
 pub use status::{LastReading, SourceReport, Trouble};
 pub use time::{Nanos, ParseTimeError, UnixTime, describe, magnitude, nanos};
 pub use trust::{Basis, Event, Now, Policy, Resumed, Trust};

@@ -9,6 +9,19 @@ use super::time::{Nanos, UnixTime, nanos};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SourceId(pub usize);
 
+/// How a source comes by its word.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SourceKind {
+    /// An NTP server, which is asked.
+    #[default]
+    Server,
+    /// A clock on this machine, which speaks by itself each second.
+    ReferenceClock,
+    /// The same, but it tells only where seconds begin: which second it is the others say, and so
+    /// it has no vote.
+    Pulse,
+}
+
 /// What the trust machine must know of a source.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration")]
@@ -23,10 +36,18 @@ pub struct SourceSpec {
     pub trust: bool,
     /// Asked and shown, and never counted.
     pub noselect: bool,
-    /// A reference clock: it speaks by itself, about once a second, and is not asked.
-    pub reference: bool,
     /// How often it is asked once its burst is over.
     pub polls: Polls,
+    /// How it comes by its word.
+    pub kind: SourceKind,
+}
+
+impl SourceSpec {
+    /// Whether it has a vote.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        !self.noselect && self.kind != SourceKind::Pulse
+    }
 }
 
 /// Bounds of the interval between two questions.
@@ -55,7 +76,7 @@ pub struct Reading {
     pub error: Duration,
     /// Round trip to the source.
     pub delay: Duration,
-    /// Distance from the primary reference, 1 to 15.
+    /// Distance from the primary reference: 0 for a reference clock, 1 to 15 for servers.
     pub stratum: u8,
     /// What identifies the source as an upstream: its IPv4 address, or a hash of its IPv6 one.
     pub reference_id: [u8; 4],
@@ -104,8 +125,8 @@ const SLOWEST: Duration = Duration::from_secs(1024);
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
 const LOST: Duration = Duration::from_secs(10);
-/// A reference clock that has said nothing for so long is silent.
-pub(super) const SPEAKS: Duration = Duration::from_secs(4);
+/// A reference clock that has said nothing for so long has stopped.
+const STOPPED: Duration = Duration::from_secs(5);
 /// The worst drift of a crystal nothing has calibrated yet.
 const DRIFT_PPM: Nanos = 100;
 
@@ -138,12 +159,17 @@ impl Source {
             asked: None,
             last_asked: None,
             silent_since: None,
-            next: (!spec.reference).then_some(now),
+            next: (spec.kind == SourceKind::Server).then_some(now),
             spec,
         }
     }
 
-    /// When it is to be asked; `None` once it has refused service, or if it speaks by itself.
+    /// Whether it has a vote.
+    pub(super) fn votes(&self) -> bool {
+        self.spec.votes()
+    }
+
+    /// When it is to be asked; `None` once it has refused service.
     pub(super) const fn next(&self) -> Option<Instant> {
         self.next
     }
@@ -160,9 +186,6 @@ impl Source {
         self.reach = self.reach << 1 | 1;
         self.reading = Some(reading);
         self.silent_since = None;
-        if self.spec.reference {
-            return;
-        }
         let interval = if self.burst > 0 {
             self.burst -= 1;
             self.fastest()
@@ -175,9 +198,6 @@ impl Source {
     /// `urgent`: the clock is in want of this source.
     pub(super) fn silent(&mut self, urgent: bool, now: Instant) {
         self.reach <<= 1;
-        if self.spec.reference {
-            return;
-        }
         let since = *self.silent_since.get_or_insert(self.asked.unwrap_or(now));
         let retry = urgent && now.saturating_duration_since(since) < PATIENCE;
         self.schedule(if retry { Duration::from_secs(1) } else { self.steady }, now);
@@ -222,22 +242,21 @@ impl Source {
     pub(super) fn claim(&self, now: Instant) -> Option<Interval> {
         let reading = self.reading.as_ref()?;
         let age = now.saturating_duration_since(reading.at);
-        let lasts = (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20));
-        if age > if self.spec.reference { SPEAKS } else { lasts } {
+        if self.spec.kind != SourceKind::Server {
+            // What tells of itself each second, and has ceased to, has stopped.
+            if self.reach & 1 == 0 || age > STOPPED {
+                return None;
+            }
+        } else if age > (self.steady.max(self.floor_interval) * 3).max(Duration::from_secs(20)) {
             return None;
         }
         let error = nanos(reading.error) + nanos(age) * DRIFT_PPM / 1_000_000;
         Some(Interval::around(reading.utc + age, error))
     }
 
-    /// [`Self::claim`], of a source that counts.
-    pub(super) fn vote(&self, now: Instant) -> Option<Interval> {
-        self.claim(now).filter(|_| !self.spec.noselect)
-    }
-
     /// The interval in force between two polls.
     pub(super) fn interval(&self) -> Duration {
-        if self.spec.reference {
+        if self.spec.kind != SourceKind::Server {
             return Duration::from_secs(1);
         }
         let interval = if self.burst > 0 { self.fastest() } else { self.steady };
@@ -253,6 +272,9 @@ impl Source {
     }
 
     fn schedule(&mut self, interval: Duration, now: Instant) {
+        if self.spec.kind != SourceKind::Server {
+            return;
+        }
         let from = self.asked.take().unwrap_or(now);
         self.next = Some((from + interval.max(self.floor_interval)).max(now));
     }
@@ -327,19 +349,6 @@ mod tests {
         world.source.ask(next);
         world.source.hurry(next);
         assert_eq!(world.source.next(), Some(next + LOST), "one question is under way");
-    }
-
-    #[test]
-    fn a_reference_clock_is_not_asked_and_is_silent_after_seconds() {
-        let mut world = World::new(true);
-        let spec = SourceSpec { reference: true, ..SourceSpec::default() };
-        world.source = Source::new(spec, world.now);
-        world.source.answered(reading(world.now), world.now);
-        world.source.hurry(world.now);
-
-        assert_eq!(world.source.next(), None);
-        assert!(world.source.claim(world.now + SPEAKS).is_some());
-        assert!(world.source.claim(world.now + SPEAKS + Duration::from_millis(1)).is_none());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::floor::{FloorOrigin, SavedFloor};
-use super::sources::{SourceSpec, Verdict};
+use super::leap;
+use super::sources::Verdict;
 use super::time::{Nanos, UnixTime, describe, nanos};
 use super::trust::{Now, Resumed, Trust};
 use super::witnesses::Testimony;
@@ -24,8 +25,8 @@ const MEASURED_AFTER: Duration = Duration::from_secs(3600);
 pub struct SourceReport {
     /// What selection makes of it.
     pub verdict: Verdict,
-    /// What it is.
-    pub spec: SourceSpec,
+    /// Whether it is preferred.
+    pub prefer: bool,
     /// The last eight polls, newest lowest.
     pub reach: u8,
     /// Seconds between two polls.
@@ -124,7 +125,7 @@ impl Trust {
             since: estimate.since,
             growth_ppm,
             reference_time: self.reference_time,
-            leap: estimate.leap,
+            leap: self.leap_at(now.utc, estimate.leap),
         };
         status.synchronized = match self.level {
             Level::Cold | Level::Coarse => false,
@@ -133,6 +134,13 @@ impl Trust {
         } && status.root_dispersion_at(now.mono) < MAX_DISPERSION
             && estimate.stratum < 16;
         status
+    }
+
+    /// The leap warning of the day of `utc`: by the list, if it still holds, else as the sources
+    /// `announce` it, which only the last day of a month can have.
+    fn leap_at(&self, utc: UnixTime, announced: u8) -> u8 {
+        let listed = self.leap_seconds.as_ref().and_then(|list| list.warning(utc));
+        listed.unwrap_or(if leap::may_end_with_leap_second(utc) { announced } else { 0 })
     }
 
     /// What a later process of this boot may resume from; `None` while the time is not good enough.
@@ -165,7 +173,7 @@ impl Trust {
     pub fn sources(&self, now: Now) -> impl Iterator<Item = SourceReport> + '_ {
         self.sources.iter().map(move |source| SourceReport {
             verdict: source.verdict,
-            spec: source.spec.clone(),
+            prefer: source.spec.prefer,
             reach: source.reach,
             interval: source.interval(),
             last: source.reading.map(|reading| {
@@ -198,9 +206,10 @@ impl Trust {
                 operators: self.refuting_operators(now.mono),
             }),
             Level::Cold => {
-                let answering = self.sources.iter().filter(|s| s.vote(now.mono).is_some());
+                let voters = self.sources.iter().filter(|source| source.votes());
+                let answering = voters.clone().filter(|s| s.claim(now.mono).is_some());
                 found.push(Trouble::Cold {
-                    answering: (answering.count(), self.policy.voters()),
+                    answering: (answering.count(), voters.count()),
                     need: self.policy.need(),
                 });
             }
@@ -212,9 +221,9 @@ impl Trust {
         let falsetickers = self
             .sources
             .iter()
-            .filter(|source| !source.spec.noselect && source.verdict == Verdict::Falseticker);
+            .filter(|source| source.votes() && source.verdict == Verdict::Falseticker);
         let by = self.demand.or_else(|| {
-            let outvoted = falsetickers.clone().count() * 2 > self.policy.voters();
+            let outvoted = falsetickers.clone().count() * 2 > self.policy.voters().count();
             let reading = falsetickers.clone().find_map(|source| source.reading)?;
             let age = now.mono.saturating_duration_since(reading.at);
             outvoted.then(|| (reading.utc + age).since(now.utc))

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::SourceKind::{Pulse, ReferenceClock, Server};
 use super::*;
 
 /// Something that happens to the machine.
@@ -73,7 +74,7 @@ fn a_source_that_is_not_selected_is_judged_and_never_counts() {
         source.trust = false;
     }
     policy.sources[0].noselect = true;
-    assert_eq!((policy.voters(), policy.need()), (3, 3));
+    assert_eq!((policy.voters().count(), policy.need()), (3, 3));
     world.trust = Trust::new(policy, Floor::new(world.clock, None), None, world.now());
 
     // Two that count agree with one that does not.
@@ -142,6 +143,125 @@ fn a_clock_under_suspicion_is_neither_steered_nor_handed_on() {
     assert_eq!(world.trust.to_resume(world.now()), None);
 }
 
+#[test]
+fn a_gps_alone_disciplines_at_once_and_runs_on_when_it_stops() {
+    let mut world = World::of(&[("gps", ReferenceClock, false)]);
+
+    let (level, ntp) = world.hear(6, &[(0, 0)]);
+    assert_eq!((level, ntp.stratum), (Level::Disciplined, 1));
+    assert!(world.error() < Duration::from_millis(1));
+    assert!(ntp.root_dispersion >= Duration::from_secs(1), "nothing confirms it");
+    assert!(!world.trust.trust(world.now).verified);
+    assert_eq!(world.trust.to_resume(world.now()), None);
+
+    world.happen(&Happening::Pass(4000));
+    world.happen(&Happening::Silence(0));
+    assert_eq!(world.trust.sources(world.now()).next().unwrap().verdict, Verdict::Silent);
+    let (level, ntp) = world.hear(30, &[]);
+    assert_eq!(level, Level::Holdover);
+    assert!(ntp.synchronized);
+}
+
+#[test]
+fn a_gps_alone_brings_a_box_back_from_years_on_a_shelf_but_not_below_the_floor() {
+    const YEARS: i64 = 31_557_600_000;
+    let mut shelf = World::of(&[("gps", ReferenceClock, false)]);
+    assert_eq!(shelf.hear(6, &[(0, 9 * YEARS)]).0, Level::Disciplined);
+
+    let mut below = World::of(&[("gps", ReferenceClock, true)]);
+    assert_eq!(below.hear(60, &[(0, -86_400_000)]).0, Level::Cold);
+    // One whose count of weeks started over, and one farther ahead than any floor can be old.
+    assert_eq!(below.hear(60, &[(0, -20 * YEARS)]).0, Level::Cold);
+    assert_eq!(below.hear(60, &[(0, 41 * YEARS)]).0, Level::Cold);
+}
+
+#[test]
+fn a_gps_beside_silent_servers_is_one_vote_and_sets_nothing() {
+    let sources = [("gps", ReferenceClock, false), ("a", Server, false), ("b", Server, false)];
+    let mut world = World::of(&sources);
+
+    assert_eq!(world.hear(120, &[(0, 0)]).0, Level::Cold);
+    assert_eq!(world.hear(3, &[(0, 0), (1, 3), (2, -3)]).0, Level::Coarse);
+}
+
+#[test]
+fn two_reference_clocks_that_contradict_each_other_set_nothing() {
+    let mut world = World::of(&[("gps", ReferenceClock, false), ("dcf", ReferenceClock, false)]);
+
+    assert_eq!(world.hear(60, &[(0, 0), (1, 5000)]).0, Level::Cold);
+    assert_eq!(world.hear(6, &[(0, 0), (1, 5)]).0, Level::Disciplined);
+}
+
+#[test]
+fn pulses_have_no_vote_and_are_the_peer_once_others_number_them() {
+    let sources =
+        [("pps", Pulse, false), ("a", Server, false), ("b", Server, false), ("c", Server, false)];
+    let mut world = World::of(&sources);
+
+    assert_eq!(world.hear(30, &[(0, -7_000)]).0, Level::Cold);
+    assert_eq!(world.hear(30, &[(0, -7_000), (1, 4), (2, 4)]).0, Level::Cold, "two are no quorum");
+
+    // The servers are late by 4 ms, the pulse is on the second; which second it has no idea.
+    let (level, _) = world.hear(10, &[(0, 21_000), (1, -4), (2, -4), (3, -4)]);
+    assert_eq!(level, Level::Disciplined);
+    let verdicts: Vec<_> = world.trust.sources(world.now()).map(|it| it.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Truechimer; 4]);
+    let pulse = world.trust.sources(world.now()).next().unwrap().last.unwrap();
+    assert!(magnitude(pulse.offset) < Duration::from_millis(10), "{pulse:?}");
+
+    // A noisy line: in step with itself, and not with them.
+    world.hear(3, &[(0, 300), (1, 0), (2, 0), (3, 0)]);
+    let pulse = world.trust.sources(world.now()).next().unwrap();
+    assert_eq!(pulse.verdict, Verdict::Falseticker);
+}
+
+#[test]
+fn a_reference_clock_far_worse_than_the_servers_votes_and_does_not_steer() {
+    let sources = [
+        ("gps", ReferenceClock, false),
+        ("a", Server, false),
+        ("b", Server, false),
+        ("c", Server, false),
+    ];
+    for (error, steers) in [(15, true), (250, false)] {
+        let mut world = World::of(&sources);
+        world.hear(10, &[(0, 0), (1, 0), (2, 0), (3, 0)]);
+
+        let reading = Reading { stratum: 0, ..world.reading(0, error) };
+        world.trust.handle_reading(SourceId(0), reading, world.now());
+
+        let fed = std::iter::from_fn(|| world.trust.poll_event())
+            .any(|event| matches!(event, Event::Feed(SourceId(0), _)));
+        assert_eq!(fed, steers, "{error} ms");
+        let gps = world.trust.sources(world.now()).next().unwrap();
+        assert_eq!(gps.verdict, Verdict::Truechimer);
+    }
+}
+
+#[test]
+fn leap_seconds_are_announced_by_the_majority_on_the_last_day_of_a_month_alone() {
+    let sources = [("a", Server, false), ("b", Server, false), ("c", Server, false)];
+    let mut world = World::of(&sources);
+    let announced = |world: &mut World, leaps: [u8; 3]| {
+        world.happen(&Happening::Pass(1000));
+        for (source, leap) in leaps.into_iter().enumerate() {
+            let reading = Reading { leap, ..world.reading(0, 5) };
+            world.trust.handle_reading(SourceId(source), reading, world.now());
+            world.obey();
+        }
+        world.trust.ntp_status(world.now()).leap
+    };
+    for _ in 0..6 {
+        announced(&mut world, [1, 1, 1]);
+    }
+    // 15 January 2027.
+    assert_eq!(announced(&mut world, [1, 1, 1]), 0, "not on this day");
+    world.happen(&Happening::Pass(16 * 86_400_000));
+    assert_eq!(announced(&mut world, [1, 1, 0]), 1);
+    assert_eq!(announced(&mut world, [1, 0, 0]), 0, "one of three");
+    assert_eq!(announced(&mut world, [2, 2, 2]), 2);
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     // Mostly honest, so that the machine gets somewhere.
     let offset = prop_oneof![6 => -20i64..20, 1 => -3_000i64..3_000, 1 => Just(157_788_000_000)];
@@ -168,11 +288,7 @@ struct World {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
     fn new() -> Self {
-        let now = Instant::now();
-        let truth = UnixTime::from_secs(1_800_000_000);
-        let clock = truth - Duration::from_secs(4 * 3600);
         let source = |operator: &str, trust| SourceSpec {
             operator: operator.into(),
             trust,
@@ -189,9 +305,46 @@ impl World {
             witnesses: vec!["w".into(), "x".into(), "a".into()],
             upstream_operators: 2,
         };
+        Self::with(policy)
+    }
+
+    /// Sources of these operators and kinds, and no witness.
+    fn of(sources: &[(&str, SourceKind, bool)]) -> Self {
+        let sources = sources.iter().map(|(operator, kind, trust)| SourceSpec {
+            operator: (*operator).to_owned(),
+            private: true,
+            prefer: false,
+            trust: *trust,
+            kind: *kind,
+            ..SourceSpec::default()
+        });
+        Self::with(Policy { quorum: 3, sources: sources.collect(), ..Policy::default() })
+    }
+
+    /// Four hours of power cut lie between what the clock shows, which is the floor, and the truth.
+    #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+    fn with(policy: Policy) -> Self {
+        let now = Instant::now();
+        let truth = UnixTime::from_secs(1_800_000_000);
+        let clock = truth - Duration::from_secs(4 * 3600);
         let floor = Floor::new(clock, None);
         let trust = Trust::new(policy, floor, None, Now { mono: now, utc: clock });
         Self { trust, now, truth, clock }
+    }
+
+    /// Each second, these sources say that they are so many milliseconds off; for so many seconds.
+    fn hear(&mut self, seconds: u64, said: &[(usize, i64)]) -> (Level, NtpStatus) {
+        for _ in 0..seconds {
+            self.happen(&Happening::Pass(1000));
+            for (source, off) in said {
+                self.happen(&Happening::Reading(*source, *off, 10));
+            }
+        }
+        (self.trust.trust(self.now).level, self.trust.ntp_status(self.now()))
+    }
+
+    fn error(&self) -> Duration {
+        magnitude(self.clock.since(self.truth))
     }
 
     fn now(&self) -> Now {
@@ -225,18 +378,8 @@ impl World {
                 self.trust.handle_timeout(self.now());
             }
             Happening::Reading(source, off, error) => {
-                let reading = Reading {
-                    at: self.now,
-                    utc: self.truth.offset(ms(off)),
-                    error: Duration::from_millis(error),
-                    delay: Duration::from_millis(error),
-                    stratum: 1,
-                    reference_id: *b"GPS\0",
-                    root_delay: Duration::ZERO,
-                    root_dispersion: Duration::ZERO,
-                    leap: 0,
-                    precision: -20,
-                };
+                let stratum = u8::from(self.trust.sources[source].spec.kind == Server);
+                let reading = Reading { stratum, ..self.reading(ms(off), error) };
                 self.trust.handle_reading(SourceId(source), reading, self.now());
             }
             Happening::Refutation(one) => {
@@ -259,6 +402,21 @@ impl World {
             }
         }
         self.obey()
+    }
+
+    fn reading(&self, off: Nanos, error: u64) -> Reading {
+        Reading {
+            at: self.now,
+            utc: self.truth.offset(off),
+            error: Duration::from_millis(error),
+            delay: Duration::from_millis(error),
+            stratum: 1,
+            reference_id: *b"GPS\0",
+            root_delay: Duration::ZERO,
+            root_dispersion: Duration::ZERO,
+            leap: 0,
+            precision: -20,
+        }
     }
 
     /// Moves the clock as the machine wants it; true if it did.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::floor::{Floor, SavedFloor};
-use super::sources::{Kiss, Reading, Source, SourceId, SourceSpec};
+use super::leap::LeapSeconds;
+use super::sources::{Kiss, Reading, Source, SourceId, SourceKind, SourceSpec};
 use super::time::{Nanos, UnixTime};
 use super::witnesses::{Testimony, WitnessId, Witnesses};
 use super::{CertDates, Level, TimeTrust};
@@ -32,19 +33,24 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// How many sources make a quorum: never less than a majority of those configured.
+    /// How many sources make a quorum: never less than a majority of those configured that vote.
     #[must_use]
     pub fn need(&self) -> usize {
         if cfg!(feature = "broken-quorum") {
             return 1;
         }
-        self.quorum.max(self.voters() / 2 + 1)
+        self.quorum.max(self.voters().count() / 2 + 1)
     }
 
-    /// How many sources count.
-    #[must_use]
-    pub fn voters(&self) -> usize {
-        self.sources.iter().filter(|source| !source.noselect).count()
+    /// The sources that have a vote.
+    pub(super) fn voters(&self) -> impl Iterator<Item = &SourceSpec> {
+        self.sources.iter().filter(|source| source.votes())
+    }
+
+    /// Whether nothing but reference clocks is configured.
+    pub(super) fn reference_clocks_alone(&self) -> bool {
+        self.voters().count() > 0
+            && self.voters().all(|source| source.kind == SourceKind::ReferenceClock)
     }
 }
 
@@ -69,7 +75,8 @@ pub struct Resumed {
 pub enum Basis {
     /// Fewer sources than a quorum, and a witness that agrees with them.
     Lone,
-    /// A clock of one's own (`trust = true`), with no other in sight.
+    /// A clock of one's own (`trust = true`, or a reference clock beside which nothing is
+    /// configured), with no other in sight.
     Own,
     /// A quorum of sources.
     Quorum,
@@ -153,6 +160,8 @@ pub struct Trust {
     pub(super) below_floor: Option<(Instant, UnixTime)>,
     /// Operators whose upstream chains fail at the clock's time by dates alone, and when that was.
     pub(super) refuted: BTreeMap<String, Instant>,
+    /// The list of leap seconds, if there is one.
+    pub(super) leap_seconds: Option<LeapSeconds>,
     pub(super) saved: Option<Instant>,
     /// When conclusions were last drawn.
     pub(super) judged: Instant,
@@ -170,6 +179,8 @@ pub(super) struct Estimate {
     pub(super) root_dispersion: Duration,
     /// How far the clock was from the peer's time when a round last found it right.
     pub(super) off: Duration,
+    /// The error is no less, whatever the engine finds.
+    pub(super) least: Duration,
     pub(super) since: Instant,
     pub(super) leap: u8,
 }
@@ -203,12 +214,14 @@ impl Trust {
                 root_delay: kept.root_delay,
                 root_dispersion: kept.error,
                 off: Duration::ZERO,
+                least: Duration::ZERO,
                 since: now.mono,
                 leap: 0,
             }),
             reference_time: now.utc,
             below_floor: None,
             refuted: BTreeMap::new(),
+            leap_seconds: None,
             saved: None,
             judged: now.mono,
             events: VecDeque::new(),
@@ -221,8 +234,13 @@ impl Trust {
 
     /// A source answered.
     pub fn handle_reading(&mut self, id: SourceId, reading: Reading, now: Now) {
-        let Some(source) = self.sources.get_mut(id.0) else { return };
-        source.answered(reading, now.mono);
+        let Some(source) = self.sources.get(id.0) else { return };
+        let numbered = if source.votes() { Some(reading) } else { self.numbered(reading, now) };
+        let source = &mut self.sources[id.0];
+        match numbered {
+            Some(reading) => source.answered(reading, now.mono),
+            None => source.silent(false, now.mono),
+        }
         self.judge(Some(id), now);
     }
 
@@ -283,10 +301,15 @@ impl Trust {
             && !self.own
         {
             // The filter's word is a standard deviation, not a bound.
-            estimate.root_dispersion = error + estimate.off;
+            estimate.root_dispersion = error.max(estimate.least) + estimate.off;
             estimate.since = now.mono;
             self.reference_time = now.utc;
         }
+    }
+
+    /// Takes a list of leap seconds, in place of what the sources announce.
+    pub fn handle_leap_seconds(&mut self, list: Option<LeapSeconds>) {
+        self.leap_seconds = list;
     }
 
     /// Sets the floor by hand, up or down.

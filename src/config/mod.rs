@@ -266,6 +266,8 @@ pub struct Clock {
     pub sources: Vec<Source>,
     /// `[[clock.refclock]]`, in order of the file.
     pub refclocks: Vec<RefClock>,
+    /// A `leap-seconds.list` of IERS or NIST.
+    pub leap_file: Option<PathBuf>,
     /// `[[clock.witness]]`, in order of the file; DoH upstreams are witnesses beside these.
     pub witnesses: Vec<Witness>,
 }
@@ -300,23 +302,40 @@ pub struct Source {
     pub key: Option<u32>,
 }
 
-/// `[[clock.refclock]]`: a clock on this machine, of which another program sends samples.
+/// `[[clock.refclock]]`: a clock on this machine, like a GPS receiver.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RefClock {
-    /// The socket that samples come by, in gpsd's form for chrony.
-    pub socket: PathBuf,
-    /// What clients are told as reference id: up to four letters.
+    /// How it speaks.
+    pub kind: RefClockKind,
+    /// Its device, or the socket that it sends to.
+    pub path: PathBuf,
+    /// What it is called; up to four characters of it are the reference id that NTP clients see.
     pub name: String,
-    /// Who runs it; by default its name.
+    /// Who runs it, for the quorum; by default the name.
     pub operator: String,
-    /// What a sample may be off, in microseconds.
-    pub error_us: u32,
+    /// What is added to its time, in milliseconds.
+    pub offset: i32,
+    /// The most it can be wrong, in milliseconds.
+    pub error: u32,
+    /// Its samples tell only where seconds begin.
+    pub pulse: bool,
+    /// Bits a second on the line (NMEA only).
+    pub speed: u32,
     /// Preferred while it agrees with the majority.
     pub prefer: bool,
     /// May set the time alone when no quorum can be had.
     pub trust: bool,
-    /// Read and shown, and never counted.
-    pub noselect: bool,
+}
+
+/// How a reference clock speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RefClockKind {
+    /// NMEA 0183 sentences on a serial line.
+    Nmea,
+    /// Pulses that the kernel stamps (RFC 2783).
+    Pps,
+    /// Datagrams to a socket, as chrony takes them and gpsd sends them.
+    Sock,
 }
 
 /// `[[clock.witness]]`: an HTTPS server whose `Date` is authenticated time (RFC 9110 section 6.6.1).

@@ -12,8 +12,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Parsed, Plaintext, Recursion, RefClock, Source, State, Tls, Transport,
-    Upstream, Validation, Witness, rules, value,
+    Metered, Method, Ntp, Parsed, Plaintext, Recursion, RefClock, RefClockKind, Source, State, Tls,
+    Transport, Upstream, Validation, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -119,6 +119,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
             sources: table.tables("source", read_source),
             refclocks: table.tables("refclock", |table| read_refclock(table, file)),
+            leap_file: table.text("leap_file", file),
             witnesses: table.tables("witness", |table| read_witness(table, file)),
         }),
         metered: root.table("metered", |table| read_metered(table, file)),
@@ -284,36 +285,64 @@ fn read_refclock(
     table: &mut Table<'_, '_>,
     file: impl Fn(&str) -> Result<PathBuf, Wrong>,
 ) -> Option<RefClock> {
-    let example = "socket = \"/run/chrony.ttyAMA0.sock\"";
-    let socket = table.required_text("socket", example, |text| socket_path(text, &file));
-    let name = table.text("name", value::reference_id).unwrap_or_else(|| "GPS".to_owned());
+    use RefClockKind::{Nmea, Pps, Sock};
+    let kind = table.required_text("kind", "kind = \"sock\"", |text| match text {
+        "sock" => Ok(Sock),
+        "nmea" => Ok(Nmea),
+        "pps" => Ok(Pps),
+        _ => Err(Wrong::new(
+            format!("`{text}` is no kind of a reference clock"),
+            "write one of: sock, nmea, pps",
+        )),
+    });
+    let path = table.required_text("path", "path = \"/dev/ttyS0\"", file);
+    let name = table.text("name", value::clock_name);
     let operator = table.text("operator", value::label);
-    let error_us = table.number("error_us", 1..=1_000_000).unwrap_or(100_000);
+    let offset = table.signed("offset", -10_000..=10_000).unwrap_or(0);
+    let error = table.number("error", 1..=1000);
+    let pulse = table.boolean("pulse");
+    let speeds = ["4800", "9600", "19200", "38400", "57600", "115200"];
+    let speed = table.number("speed", 4800..=115_200);
+    if let Some(speed) = speed
+        && !speeds.contains(&speed.to_string().as_str())
+    {
+        let remedy = format!("write one of: {}", speeds.join(", "));
+        table.error("speed", format!("no serial line has a speed of {speed}"), &remedy);
+    }
     let prefer = table.boolean("prefer").unwrap_or(false);
     let trust = table.boolean("trust").unwrap_or(false);
-    let noselect = table.boolean("noselect").unwrap_or(false);
+    let kind = kind?;
+    for (key, given, of) in [("speed", speed.is_some(), Nmea), ("pulse", pulse.is_some(), Sock)] {
+        if given && kind != of {
+            let message = format!("`{key}` means nothing to a clock of this kind");
+            table.warn(key, message, &format!("leave `{key}` out"));
+        }
+    }
+    let pulse = kind == Pps || (kind == Sock && pulse == Some(true));
+    if pulse && trust {
+        table.error(
+            "trust",
+            "pulses tell where seconds begin, not which: they cannot set a clock alone",
+            "trust the clock that numbers them",
+        );
+    }
+    let name = name.unwrap_or_else(|| if pulse { "PPS" } else { "GPS" }.to_owned());
     Some(RefClock {
-        socket: socket?,
+        kind,
+        path: path?,
         operator: operator.unwrap_or_else(|| name.to_lowercase()),
         name,
-        error_us,
+        offset,
+        error: error.unwrap_or(match (kind, pulse) {
+            (Nmea, _) => 250,
+            (_, true) => 1,
+            (_, false) => 10,
+        }),
+        pulse,
+        speed: speed.unwrap_or(9600),
         prefer,
         trust,
-        noselect,
     })
-}
-
-/// The path of a socket, which has to be short.
-fn socket_path(
-    text: &str,
-    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
-) -> Result<PathBuf, Wrong> {
-    let path = file(text)?;
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        let message = format!("`{}` is too long for a socket", path.display());
-        return Err(Wrong::new(message, format!("use at most {MAX_SOCKET_PATH} octets")));
-    }
-    Ok(path)
 }
 
 fn read_witness(
@@ -355,7 +384,14 @@ fn read_control(
     table: &mut Table<'_, '_>,
     file: impl Fn(&str) -> Result<PathBuf, Wrong>,
 ) -> Control {
-    let socket = table.text("socket", |text| socket_path(text, &file));
+    let socket = table.text("socket", |text| {
+        let path = file(text)?;
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            let message = format!("`{}` is too long for a socket", path.display());
+            return Err(Wrong::new(message, format!("use at most {MAX_SOCKET_PATH} octets")));
+        }
+        Ok(path)
+    });
     // Unlike operators, groups keep their letter case.
     let group = table.text("group", |text| value::label(text).map(|_| text.trim().to_owned()));
     Control { socket, group }

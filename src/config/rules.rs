@@ -1,12 +1,10 @@
 //! What no value can break alone: clashes, missing diversity, a quorum that cannot be kept.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-
-use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::tree::Notes;
-use crate::config::{ClientNetwork, Clock, Config, Source, Transport};
+use crate::config::{ClientNetwork, Clock, Config, Transport};
 use crate::wire::Name;
 
 /// Reports what is wrong or doubtful in `config` as a whole.
@@ -16,11 +14,12 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
     names_clash(config, notes);
     sources_twice(&config.clock, notes);
     keys_are_given(config, notes);
+    refclocks_clash(&config.clock, notes);
+    sources_smear(&config.clock, notes);
     // Half a configuration would only be blamed for what its mistakes took away.
     if notes.report.errors() == 0 && !notes.torn {
         upstreams_differ(config, notes);
         quorum_holds(&config.clock, notes);
-        smears_are_not_mixed(&config.clock, notes);
         witnesses_differ(config, notes);
         clients_are_limited(config, notes);
     }
@@ -128,6 +127,53 @@ fn keys_are_given(config: &Config, notes: &mut Notes) {
     }
 }
 
+/// One device under two names would count twice, too.
+fn refclocks_clash(clock: &Clock, notes: &mut Notes) {
+    for (index, one) in clock.refclocks.iter().enumerate() {
+        let earlier = &clock.refclocks[..index];
+        let place = |key| notes.places.at(&format!("clock.refclock[{index}].{key}"));
+        if earlier.iter().any(|other| other.path == one.path) {
+            let message = format!("`{}` is a reference clock already", one.path.display());
+            notes.report.error(place("path"), message, "remove one of the two");
+        } else if earlier.iter().any(|other| other.name == one.name) {
+            let message = format!("two reference clocks are called `{}`", one.name);
+            notes.report.error(place("name"), message, "give each a `name` of its own");
+        }
+    }
+}
+
+/// Around a leap second, a source that smears it is up to half a second off for a day.
+fn sources_smear(clock: &Clock, notes: &mut Notes) {
+    for (index, source) in clock.sources.iter().enumerate() {
+        let address = source.address.ip();
+        let Some((operator, _)) = SMEARERS
+            .iter()
+            .find(|(_, networks)| networks.iter().any(|network| lies_in(address, network)))
+        else {
+            continue;
+        };
+        notes.report.warn(
+            notes.places.at(&format!("clock.source[{index}].address")),
+            format!(
+                "`{address}` is {operator}'s, who spreads a leap second over a day: it will be up \
+                 to half a second off then, and is outvoted or deceives"
+            ),
+            "take sources that announce leap seconds",
+        );
+    }
+}
+
+/// Public time services that smear leap seconds, with the networks of their servers.
+const SMEARERS: &[(&str, &[&str])] = &[
+    ("Google", &["216.239.35.0/28", "2001:4860:4806::/48"]),
+    ("Amazon", &["169.254.169.123/32", "fd00:ec2::123/128"]),
+    ("Meta", &["129.134.24.0/21", "2a03:2880:ff08::/45"]),
+];
+
+fn lies_in(address: IpAddr, network: &str) -> bool {
+    network.parse::<ipnet::IpNet>().is_ok_and(|network| network.contains(&address))
+}
+
 /// Whoever may be asked for anything by anybody is used against others.
 fn clients_are_limited(config: &Config, notes: &mut Notes) {
     let any = config.dns.clients.iter().position(|network| *network == ClientNetwork::Any);
@@ -181,19 +227,23 @@ fn upstreams_are_not_asked(config: &Config, notes: &mut Notes) {
 }
 
 fn quorum_holds(clock: &Clock, notes: &mut Notes) {
-    let asked = clock.sources.iter().filter(|source| !source.noselect);
-    let read = clock.refclocks.iter().filter(|refclock| !refclock.noselect);
-    let voters: Vec<_> = asked
-        .map(|source| source.operator.as_str())
-        .chain(read.map(|refclock| refclock.operator.as_str()))
-        .collect();
-    let configured = voters.len();
+    let pulses = clock.refclocks.iter().filter(|refclock| refclock.pulse).count();
+    let configured = clock.sources.iter().filter(|source| !source.noselect).count()
+        + clock.refclocks.len()
+        - pulses;
     let need = clock.quorum.max(configured / 2 + 1);
     let at = |path: &str| notes.places.at(path);
-    let operators = count_by_operator(&voters);
+    let operators = count_by_operator(clock);
     let one_too_many =
         operators.iter().find(|(_, count)| configured - **count < need || operators.len() < 3);
-    if configured == 0 {
+    if configured > 0 && clock.sources.is_empty() {
+        notes.report.warn(
+            at("clock.refclock[0]"),
+            "reference clocks alone: nothing tells when they err, and NTP clients are told of an \
+             error of a second at least",
+            "add a [[clock.source]], best a quorum of them",
+        );
+    } else if configured == 0 {
         notes.report.warn(
             None,
             "no [[clock.source]]: time comes from HTTPS witnesses alone, NTP stays unsynchronised",
@@ -229,43 +279,13 @@ fn quorum_holds(clock: &Clock, notes: &mut Notes) {
     }
 }
 
-/// Who spreads a leap second over a day, and where.
-const SMEARERS: &[(&str, &str)] = &[
-    ("Amazon", "169.254.169.123/32"),
-    ("Amazon", "fd00:ec2::123/128"),
-    ("Google", "216.239.35.0/24"),
-    ("Google", "2001:4860:4806::/48"),
-    ("Meta", "129.134.24.0/21"),
-];
-
-/// Around a leap second who smears it and who does not are up to half a second apart, and each is
-/// a falseticker to the other.
-fn smears_are_not_mixed(clock: &Clock, notes: &mut Notes) {
-    let smearer = |source: &Source| {
-        let address = source.address.ip();
-        let found = SMEARERS.iter().find(|(_, network)| {
-            network.parse().is_ok_and(|network: IpNet| network.contains(&address))
-        });
-        found.map(|(who, _)| *who)
-    };
-    let smears: Vec<_> = clock.sources.iter().map(smearer).collect();
-    let first = smears.iter().position(Option::is_some);
-    if let Some(at) = first
-        && let Some(who) = smears[at]
-        && smears.contains(&None)
-    {
-        notes.report.warn(
-            notes.places.at(&format!("clock.source[{at}].address")),
-            format!("{who} smears leap seconds and other sources do not: around one they disagree"),
-            "keep to sources that do not smear, or to those that do",
-        );
-    }
-}
-
-fn count_by_operator<'o>(operators: &[&'o str]) -> BTreeMap<&'o str, usize> {
+fn count_by_operator(clock: &Clock) -> BTreeMap<&str, usize> {
+    let refclocks = clock.refclocks.iter().filter(|refclock| !refclock.pulse);
+    let refclocks = refclocks.map(|refclock| refclock.operator.as_str());
     let mut counts = BTreeMap::new();
-    for operator in operators {
-        *counts.entry(*operator).or_default() += 1;
+    let asked = clock.sources.iter().filter(|source| !source.noselect);
+    for operator in asked.map(|source| source.operator.as_str()).chain(refclocks) {
+        *counts.entry(operator).or_default() += 1;
     }
     counts
 }

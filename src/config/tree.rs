@@ -231,6 +231,23 @@ impl<'t> Table<'_, 't> {
         number
     }
 
+    /// A whole number within `range`, which reaches below zero.
+    pub(super) fn signed(&mut self, key: &'static str, range: RangeInclusive<i32>) -> Option<i32> {
+        let (value, span) = self.value(key)?;
+        let DeValue::Integer(number) = value else {
+            self.wrong_kind(key, span, "a whole number", &format!("{key} = -5"), value);
+            return None;
+        };
+        let number = i32::from_str_radix(number.as_str(), number.radix()).ok();
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            let message = format!("`{}` is out of range", self.path_of(key));
+            let remedy = format!("write a number from {} to {}", range.start(), range.end());
+            self.notes.report.error(Some(span), message, &remedy);
+        }
+        number
+    }
+
     /// A port of UDP or TCP.
     pub(super) fn port(&mut self, key: &'static str) -> Option<u16> {
         self.number(key, 1..=u16::MAX.into()).and_then(|port| u16::try_from(port).ok())

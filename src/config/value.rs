@@ -165,13 +165,17 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
     Ok(text.trim().to_lowercase())
 }
 
-/// What names a reference clock to NTP clients (RFC 5905 figure 12).
-pub(super) fn reference_id(text: &str) -> Result<String, Wrong> {
-    let fits = (1..=4).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
-    if fits {
-        return Ok(text.to_owned());
+/// The name of a reference clock. NTP clients are shown its beginning as a reference id, in
+/// capitals (RFC 5905 figure 12).
+pub(super) fn clock_name(text: &str) -> Result<String, Wrong> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !(1..=16).contains(&text.len()) || !text.chars().all(fits) {
+        return Err(Wrong::new(
+            format!("`{text}` is no name of a clock"),
+            "write up to 16 letters and digits, like \"GPS\"",
+        ));
     }
-    Err(Wrong::new(format!("`{text}` is no reference id"), "write one to four letters, like GPS"))
+    Ok(text.to_owned())
 }
 
 /// The pin of a key: SHA-256 of its `SubjectPublicKeyInfo`, in base64.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use crate::clock::{Nanos, UnixTime, describe, nanos};
+use crate::clock::{Nanos, UnixTime, describe, magnitude, nanos};
 use crate::config::ClockMode;
 use crate::host::kernel::{KernelStatus, OsClock, OsClockError};
-use crate::node::ports::{Clock, Steer};
+use crate::node::ports::{Clock, Steer, Wall};
 
 /// A difference between the OS clock and ours that only another hand can have made.
 pub const FOREIGN_STEP: Nanos = 50_000_000;
@@ -50,6 +50,9 @@ struct Written {
     /// The frequency then.
     frequency: f64,
     leap: u8,
+    /// In observe mode, the end of the day that ends with a leap second, and of the last that did.
+    leap_day: Option<UnixTime>,
+    leap_taken: Option<UnixTime>,
 }
 
 impl MachineClock {
@@ -71,7 +74,13 @@ impl MachineClock {
             anchor: ArcSwap::from_pointee(anchor),
             steering: AtomicBool::new(steering),
             refusal,
-            writer: Mutex::new(Written { os_ahead: 0, frequency, leap: 0 }),
+            writer: Mutex::new(Written {
+                os_ahead: 0,
+                frequency,
+                leap: 0,
+                leap_day: None,
+                leap_taken: None,
+            }),
         };
         clock.lock().os_ahead = clock.os_ahead();
         clock
@@ -172,16 +181,43 @@ impl MachineClock {
     }
 
     /// In steer mode, tells the kernel what its clock is worth. Repeat it: the kernel's
-    /// error bound grows by 500 ppm, and at 16 s it takes itself for unsynchronized.
+    /// error bound grows by 500 ppm, and at 16 s it takes itself for unsynchronized. In observe mode
+    /// the leap second alone is noted.
     pub fn set_status(&self, status: KernelStatus) {
         let mut written = self.lock();
         if self.mode() == ClockMode::Observe {
+            let ends = UnixTime::from_secs((self.utc().secs().div_euclid(DAY) + 1) * DAY);
+            written.leap = if written.leap_taken == Some(ends) { 0 } else { status.leap };
+            written.leap_day = Some(ends);
             return;
         }
         match self.os.set_status(status) {
             Ok(()) => written.leap = status.leap,
             Err(error) => warn!(%error, "the kernel does not know what its clock is worth"),
         }
+    }
+
+    /// In observe mode, takes the leap second that was announced once its time has come; how long
+    /// that is, zero when it is taken. (In steer mode the kernel takes it, and ours follows.)
+    pub fn leap_second(&self) -> Option<Duration> {
+        let mut written = self.lock();
+        let ends = written.leap_day.filter(|_| written.leap != 0)?;
+        if self.mode() == ClockMode::Steer {
+            return None;
+        }
+        let (leap, moment) = match written.leap {
+            1 => (-LEAP_SECOND, ends),
+            _ => (LEAP_SECOND, ends.offset(-LEAP_SECOND)),
+        };
+        let left = moment.since(self.utc());
+        if left > 0 {
+            return Some(magnitude(left));
+        }
+        written.leap = 0;
+        written.leap_taken = Some(ends);
+        self.move_anchor(leap);
+        info!(leap_seconds = leap / LEAP_SECOND, "leap second taken");
+        Some(Duration::ZERO)
     }
 
     /// In steer mode, puts the OS clock where ours is.
@@ -227,6 +263,26 @@ impl Clock for MachineClock {
     fn utc_at(&self, at: Instant) -> UnixTime {
         self.anchor.load().utc_at(at)
     }
+
+    fn moment_of(&self, stamp: UnixTime) -> Option<Instant> {
+        let before = self.os.mono();
+        let os = self.os.utc();
+        let took = self.os.mono().saturating_duration_since(before);
+        let age = u64::try_from(os.since(stamp)).ok().map(Duration::from_nanos)?;
+        if took > STAMP_GRAIN || age > STAMP_AGE {
+            return None;
+        }
+        (before + took / 2).checked_sub(age)
+    }
+}
+
+impl Wall for MachineClock {
+    fn wall(&self) -> (UnixTime, Instant) {
+        let before = self.os.mono();
+        let utc = self.os.utc();
+        let took = self.os.mono().saturating_duration_since(before);
+        (utc, before + took / 2)
+    }
 }
 
 impl Steer for MachineClock {
@@ -271,8 +327,15 @@ impl Anchor {
 /// Two clocks cannot be read at once: of so many tries the least interrupted counts.
 const OS_READS: usize = 3;
 
+/// A stamp of the machine's clock that is older, or in the future, says that the clock was moved.
+const STAMP_AGE: Duration = Duration::from_millis(100);
+
+/// Two readings of the clocks further apart say too little of a stamp.
+const STAMP_GRAIN: Duration = Duration::from_micros(20);
+
 const PER_SECOND: Nanos = 1_000_000_000;
 const LEAP_SECOND: Nanos = PER_SECOND;
+const DAY: i64 = 86_400;
 
 /// `elapsed` times `ppm` millionths.
 fn scaled(elapsed: Nanos, ppm: f64) -> Nanos {
@@ -316,6 +379,21 @@ mod tests {
         assert_eq!(clock.os_utc(), clock.utc());
         assert_eq!(os.moves(), [Move::TakeControl, Move::Step(GUESS.nanos() + 3 * PER_SECOND)]);
         assert_eq!(clock.foreign_step(), None);
+    }
+
+    #[test]
+    fn a_stamp_of_the_machines_clock_is_a_moment_unless_the_clock_was_moved() {
+        let (os, clock) = machine(ClockMode::Observe);
+        os.pass(Duration::from_secs(5));
+        let (stamp, at) = (clock.os_utc(), clock.mono());
+        os.pass(Duration::from_millis(30));
+
+        assert_eq!(clock.moment_of(stamp), Some(at));
+
+        os.pass(Duration::from_millis(71));
+        assert_eq!(clock.moment_of(stamp), None);
+        os.with(|os| os.utc = UnixTime::EPOCH);
+        assert_eq!(clock.moment_of(stamp), None);
     }
 
     #[test]
@@ -403,6 +481,29 @@ mod tests {
         assert_eq!(clock.utc().since(before), -PER_SECOND);
         os.with(|os| os.utc = os.utc.offset(-PER_SECOND));
         assert_eq!(clock.foreign_step(), Some(-PER_SECOND));
+    }
+
+    #[test]
+    fn observing_it_takes_a_leap_second_by_itself_and_once() {
+        for (leap, second) in [(1, -PER_SECOND), (2, PER_SECOND)] {
+            let (os, clock) = machine(ClockMode::Observe);
+            clock.step("2027-06-30T23:59:50Z".parse::<UnixTime>().unwrap().since(clock.utc()));
+            assert_eq!(clock.leap_second(), None);
+            clock.set_status(KernelStatus { leap, ..SYNCHRONIZED });
+            let before = clock.utc();
+            let due = clock.leap_second().unwrap();
+            assert_eq!(due, Duration::from_secs(if leap == 1 { 10 } else { 9 }));
+
+            os.pass(due);
+            assert_eq!(clock.leap_second(), Some(Duration::ZERO));
+            clock.set_status(KernelStatus { leap, ..SYNCHRONIZED });
+            os.pass(Duration::from_secs(3));
+            assert!(clock.leap_second().is_none_or(|left| left > Duration::from_secs(3600)));
+
+            let passed = nanos(due) + 3 * PER_SECOND;
+            assert_eq!(clock.utc().since(before), passed + second);
+            assert_eq!(os.moves(), []);
+        }
     }
 
     #[test]

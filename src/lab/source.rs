@@ -103,7 +103,7 @@ impl Handler for Service {
         }
     }
 
-    fn sent(&self, own: &mut Self::Own) {
-        self.server.sent(own);
+    fn sending(&self, own: &mut Self::Own) {
+        self.server.sending(own);
     }
 }

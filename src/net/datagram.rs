@@ -9,8 +9,11 @@ use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrIn, SockaddrIn6,
-    SockaddrLike, recvmmsg, sendmmsg, sendmsg,
+    SockaddrLike, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt::ReceiveTimestampns,
 };
+use nix::sys::time::TimeSpec;
+
+use crate::clock::{Nanos, UnixTime};
 
 /// Datagrams received by one system call at most.
 pub const BATCH: usize = 64;
@@ -37,6 +40,9 @@ pub struct Datagram<'a> {
     pub peer: &'a Peer,
     /// No other waited behind it when it was taken.
     pub alone: bool,
+    /// When the kernel received it, by the machine's clock; only where that was asked for
+    /// ([`Socket::stamp`]).
+    pub stamp: Option<UnixTime>,
 }
 
 /// A UDP socket that says where each datagram was sent to.
@@ -55,6 +61,15 @@ impl Socket {
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         Ok(Self { socket, local })
+    }
+
+    /// Asks the kernel to say of each datagram when it was received.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn stamp(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, ReceiveTimestampns, &true)?)
     }
 
     /// The address it is bound to.
@@ -109,8 +124,8 @@ pub struct Batch {
     /// Datagrams to ask for next.
     ask: usize,
     payloads: Box<[u8]>,
-    /// Octets and sender of each datagram; `None` for one that cannot be used.
-    received: Vec<Option<(usize, Peer)>>,
+    /// What is known of each datagram; `None` for one that cannot be used.
+    received: Vec<Option<Received>>,
     replies: Box<[Vec<u8>]>,
 }
 
@@ -158,8 +173,9 @@ impl Batch {
             self.received.iter().zip(payloads).zip(&mut self.replies)
         {
             reply.clear();
-            if let Some((len, peer)) = received {
-                handle(Datagram { payload: &payload[..*len], peer, alone }, reply);
+            if let Some(Received { len, peer, stamp }) = received {
+                let (payload, stamp) = (&payload[..*len], *stamp);
+                handle(Datagram { payload, peer, alone, stamp }, reply);
             }
         }
     }
@@ -179,6 +195,15 @@ impl fmt::Debug for Batch {
     }
 }
 
+/// What is known of a datagram beside its payload.
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    /// Octets of the payload.
+    len: usize,
+    peer: Peer,
+    stamp: Option<UnixTime>,
+}
+
 enum Lane {
     V4(Headers<SockaddrIn>),
     V6(Headers<SockaddrIn6>),
@@ -194,14 +219,14 @@ struct Headers<A> {
 
 impl<A: Address> Headers<A> {
     fn new() -> Self {
-        Self { receive: A::headers(), send: A::headers() }
+        Self { receive: A::to_receive(), send: A::to_send() }
     }
 
     fn receive(
         &mut self,
         socket: &Socket,
         payloads: &mut [u8],
-        received: &mut Vec<Option<(usize, Peer)>>,
+        received: &mut Vec<Option<Received>>,
     ) -> io::Result<usize> {
         if payloads.len() > FEW * MAX_DATAGRAM {
             self.receive_up_to::<BATCH>(socket, payloads, received)
@@ -215,7 +240,7 @@ impl<A: Address> Headers<A> {
         &mut self,
         socket: &Socket,
         payloads: &mut [u8],
-        received: &mut Vec<Option<(usize, Peer)>>,
+        received: &mut Vec<Option<Received>>,
     ) -> io::Result<usize> {
         let mut chunks = payloads.chunks_exact_mut(MAX_DATAGRAM);
         let mut slices: [[IoSliceMut<'_>; 1]; MOST] =
@@ -235,14 +260,14 @@ impl<A: Address> Headers<A> {
         };
         let mut headers_spent = false;
         for message in messages {
-            let peer = peer(&message);
-            headers_spent |= peer.is_none();
+            let known = describe(&message);
+            headers_spent |= known.is_none();
             let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
-            received.push(peer.filter(|_| whole).map(|peer| (message.bytes, peer)));
+            received.push(known.filter(|_| whole));
         }
         if headers_spent {
             // The kernel cut a header's room down to the nothing it wrote, and it would stay so.
-            self.receive = A::headers();
+            self.receive = A::to_receive();
         }
         Ok(received.iter().flatten().count())
     }
@@ -250,7 +275,7 @@ impl<A: Address> Headers<A> {
     fn send(
         &mut self,
         socket: &Socket,
-        received: &[Option<(usize, Peer)>],
+        received: &[Option<Received>],
         replies: &[Vec<u8>],
     ) -> Sent {
         if received.len() > FEW {
@@ -264,14 +289,16 @@ impl<A: Address> Headers<A> {
     fn send_up_to<const MOST: usize>(
         &mut self,
         socket: &Socket,
-        received: &[Option<(usize, Peer)>],
+        received: &[Option<Received>],
         replies: &[Vec<u8>],
     ) -> Sent {
         let mut total = Sent::default();
         let mut done = [false; MOST];
         let ready = |slot: usize, done: &[bool; MOST]| match (received.get(slot), replies.get(slot))
         {
-            (Some(Some((_, peer))), Some(reply)) if !reply.is_empty() && !done[slot] => {
+            (Some(Some(Received { peer, .. })), Some(reply))
+                if !reply.is_empty() && !done[slot] =>
+            {
                 Some((*peer, reply.as_slice()))
             }
             _ => None,
@@ -338,7 +365,10 @@ trait Address: SockaddrLike + Copy {
     /// The source address of a reply, as the kernel takes it.
     type Source;
 
-    fn headers() -> MultiHeaders<Self>;
+    /// With room for packet information and a stamp.
+    fn to_receive() -> MultiHeaders<Self>;
+    /// With room for packet information and no more: what is left over would be sent, too.
+    fn to_send() -> MultiHeaders<Self>;
     fn from_std(address: SocketAddr) -> Option<Self>;
     fn to_std(self) -> SocketAddr;
     fn source(peer: &Peer) -> Self::Source;
@@ -348,7 +378,11 @@ trait Address: SockaddrLike + Copy {
 impl Address for SockaddrIn {
     type Source = in_pktinfo;
 
-    fn headers() -> MultiHeaders<Self> {
+    fn to_receive() -> MultiHeaders<Self> {
+        MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(in_pktinfo, TimeSpec)))
+    }
+
+    fn to_send() -> MultiHeaders<Self> {
         MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(in_pktinfo)))
     }
 
@@ -384,7 +418,11 @@ impl Address for SockaddrIn {
 impl Address for SockaddrIn6 {
     type Source = in6_pktinfo;
 
-    fn headers() -> MultiHeaders<Self> {
+    fn to_receive() -> MultiHeaders<Self> {
+        MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(in6_pktinfo, TimeSpec)))
+    }
+
+    fn to_send() -> MultiHeaders<Self> {
         MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(in6_pktinfo)))
     }
 
@@ -415,24 +453,32 @@ impl Address for SockaddrIn6 {
     }
 }
 
-/// Who sent `message` and where to; `None` if the kernel did not say.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only packet information is asked for")]
-fn peer<A: Address>(message: &RecvMsg<'_, '_, A>) -> Option<Peer> {
+/// Who sent `message`, where to and when; `None` if the kernel did not say who and where to.
+#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is asked for")]
+fn describe<A: Address>(message: &RecvMsg<'_, '_, A>) -> Option<Received> {
     let address = message.address?.to_std();
-    message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            // The destination itself may be a broadcast address, which nothing can be sent from.
-            let local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-            Some(Peer { address, local: local.into(), interface: 0 })
+    let (mut peer, mut stamp) = (None, None);
+    for control in message.cmsgs().ok()? {
+        match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                // The destination itself may be a broadcast address, which nothing can be sent from.
+                let local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                peer = Some(Peer { address, local: local.into(), interface: 0 });
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                let local = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                let local = if local.is_multicast() { Ipv6Addr::UNSPECIFIED } else { local };
+                let interface = if local.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+                peer = Some(Peer { address, local: local.into(), interface });
+            }
+            ControlMessageOwned::ScmTimestampns(at) => {
+                let nanos = Nanos::from(at.tv_sec()) * 1_000_000_000 + Nanos::from(at.tv_nsec());
+                stamp = Some(UnixTime::from_nanos(nanos));
+            }
+            _ => {}
         }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            let local = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            let local = if local.is_multicast() { Ipv6Addr::UNSPECIFIED } else { local };
-            let interface = if local.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
-            Some(Peer { address, local: local.into(), interface })
-        }
-        _ => None,
-    })
+    }
+    peer.map(|peer| Received { len: message.bytes, peer, stamp })
 }
 
 #[cfg(test)]

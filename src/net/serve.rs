@@ -22,6 +22,9 @@ pub trait Handler: Send + Sync + 'static {
     /// What each thread has for itself.
     type Own: Default;
 
+    /// Whether it wants to know when the kernel received a datagram.
+    const STAMPED: bool = false;
+
     /// Writes the reply to `datagram` into `reply`, which comes empty; left empty, nothing is sent.
     ///
     /// `socket` is what it came by, for whoever replies later. Must not block.
@@ -33,10 +36,8 @@ pub trait Handler: Send + Sync + 'static {
         reply: &mut Vec<u8>,
     );
 
-    /// The replies to the datagrams handled since the last call have left.
-    fn sent(&self, own: &mut Self::Own) {
-        let _ = own;
-    }
+    /// The replies to a batch of datagrams are about to be handed to the kernel.
+    fn sending(&self, _own: &mut Self::Own) {}
 }
 
 /// What the threads of a service have done.
@@ -112,6 +113,11 @@ impl Threads {
         let mut this = Self { stop: Arc::default(), running: Vec::new() };
         for socket in sockets {
             let socket = Arc::new(Socket::new(socket)?);
+            if H::STAMPED
+                && let Err(error) = socket.stamp()
+            {
+                tracing::warn!(service = listen.service, %error, "the kernel does not say when datagrams came; they count as received when they are read");
+            }
             let worker = Worker {
                 service: listen.service,
                 socket: Arc::clone(&socket),
@@ -157,8 +163,8 @@ impl<H: Handler> Worker<H> {
                 Ok(0) => {}
                 Ok(received) => {
                     batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
+                    self.survives(|| self.handler.sending(&mut own));
                     let sent = batch.send(&self.socket);
-                    self.handler.sent(&mut own);
                     // Once a batch, not once a datagram: the threads share these.
                     add(&self.tally.received, received);
                     add(&self.tally.sent, sent.sent);
@@ -173,16 +179,23 @@ impl<H: Handler> Worker<H> {
     }
 
     fn handle(&self, datagram: Datagram<'_>, own: &mut H::Own, reply: &mut Vec<u8>) {
-        let handle = AssertUnwindSafe(|| self.handler.handle(datagram, &self.socket, own, reply));
-        if let Err(payload) = catch_unwind(handle) {
+        if !self.survives(|| self.handler.handle(datagram, &self.socket, own, reply)) {
             reply.clear();
+        }
+    }
+
+    /// Calls the handler; false if it panicked.
+    fn survives(&self, call: impl FnOnce()) -> bool {
+        let outcome = catch_unwind(AssertUnwindSafe(call));
+        if let Err(payload) = &outcome {
             let panics = self.tally.panics.fetch_add(1, Ordering::Relaxed) + 1;
             // A hostile client must not fill the log with it.
             if panics.is_power_of_two() {
-                let message = panic_message(&*payload);
+                let message = panic_message(&**payload);
                 tracing::error!(service = self.service, message, panics, "a handler panicked");
             }
         }
+        outcome.is_ok()
     }
 }
 
@@ -202,7 +215,10 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::clock::UnixTime;
 
     #[test]
     fn a_panic_costs_one_datagram_and_is_counted() {
@@ -234,6 +250,53 @@ mod tests {
             assert_eq!(client.recv(&mut [0; 16]).unwrap(), 4);
         }
         assert!(bind::udp(address, 1).is_ok());
+    }
+
+    /// What the kernel says stays true for whoever comes late.
+    #[test]
+    fn a_datagram_that_had_to_wait_says_when_it_came() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listen = DatagramListen::new("test", "test", Arc::new(Slow));
+            let (server, _threads) = listen.listen(address.parse().unwrap()).unwrap();
+            let client = UdpSocket::bind(address).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            client.connect(server).unwrap();
+            // Both go to one thread, which is busy with the first for 40 ms.
+            client.send(b"slow").unwrap();
+            thread::sleep(Duration::from_millis(10));
+            client.send(b"fast").unwrap();
+
+            let mut reply = [0; 16];
+            client.recv(&mut reply).unwrap();
+            client.recv(&mut reply).unwrap();
+
+            let waited = i128::from_be_bytes(reply);
+            assert!((20_000_000..1_000_000_000).contains(&waited), "{waited} ns");
+        }
+    }
+
+    struct Slow;
+
+    impl Handler for Slow {
+        type Own = ();
+
+        const STAMPED: bool = true;
+
+        #[expect(clippy::disallowed_methods, reason = "what the kernel's stamps are read from")]
+        fn handle(
+            &self,
+            datagram: Datagram<'_>,
+            _: &Arc<Socket>,
+            (): &mut (),
+            reply: &mut Vec<u8>,
+        ) {
+            if datagram.payload == b"slow" {
+                thread::sleep(Duration::from_millis(40));
+            }
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            let now = UnixTime::from_nanos(now.as_nanos().try_into().unwrap());
+            reply.extend(now.since(datagram.stamp.unwrap()).to_be_bytes());
+        }
     }
 
     struct Touchy;

@@ -132,6 +132,11 @@ impl Node {
         self.settle(now);
     }
 
+    /// Takes a list of leap seconds; without one, what the sources announce counts.
+    pub fn set_leap_seconds(&mut self, list: Option<clock::LeapSeconds>) {
+        self.trust.handle_leap_seconds(list);
+    }
+
     /// Whether upstreams hardly slower than the best take turns: it was configured anew.
     pub fn set_spread(&mut self, spread: bool, now: Now) {
         self.pool.set_spread(spread);

@@ -13,10 +13,22 @@ pub trait Clock: Debug + Send + Sync {
     /// firstlight's UTC at `at`: disciplined time, or the guess while there is none.
     fn utc_at(&self, at: Instant) -> UnixTime;
 
+    /// When the machine's own clock showed `stamp`; `None` where that is not known, or was not
+    /// just a moment ago.
+    fn moment_of(&self, _stamp: UnixTime) -> Option<Instant> {
+        None
+    }
+
     /// firstlight's UTC at this moment.
     fn utc(&self) -> UnixTime {
         self.utc_at(self.mono())
     }
+}
+
+/// Reads the machine's wall clock beside ours: others stamp with it what they hand over.
+pub trait Wall: Clock {
+    /// The machine's wall clock and the monotonic one, as of one moment.
+    fn wall(&self) -> (UnixTime, Instant);
 }
 
 /// Moves the clock. In observe mode this is the software clock, in steer mode the machine's too.

@@ -57,6 +57,13 @@ impl Earlier {
         });
     }
 
+    /// Forgets all answers, those on their way included: their times are those of another clock.
+    pub(super) fn forget(&self) {
+        for share in &self.shares {
+            *locked(share) = [Slot::default(); SHARE];
+        }
+    }
+
     fn with<T>(&self, client: IpAddr, then: impl FnOnce(&mut Slot, u64) -> T) -> T {
         let hash = self.hasher.hash_one(client);
         let place = usize::try_from(hash % SLOTS as u64).unwrap_or_default();
@@ -88,6 +95,21 @@ mod tests {
         assert_eq!(earlier.sent_at(client, 7), Some(100));
         assert_eq!(earlier.sent_at(client, 8), None);
         assert_eq!(earlier.sent_at(IpAddr::from([192, 0, 2, 2]), 7), None);
+    }
+
+    #[test]
+    fn what_left_before_the_clock_was_set_is_not_told() {
+        let (earlier, client) = (Earlier::new(), IpAddr::from([192, 0, 2, 1]));
+        let on_its_way = IpAddr::from([192, 0, 2, 2]);
+        earlier.answering(client, 7);
+        earlier.left(client, 7, 100);
+        earlier.answering(on_its_way, 8);
+
+        earlier.forget();
+        earlier.left(on_its_way, 8, 100);
+
+        assert_eq!(earlier.sent_at(client, 7), None);
+        assert_eq!(earlier.sent_at(on_its_way, 8), None);
     }
 
     #[test]

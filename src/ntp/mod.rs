@@ -1,4 +1,4 @@
-//! The NTP edge: client, engine, server.
+//! The NTP edge: client, engine, reference clocks, server.
 
 pub mod client;
 pub mod engine;

@@ -200,6 +200,11 @@ impl TimeServer {
         self.keys.load_full()
     }
 
+    /// Forgets when answers left: the clock has been set since.
+    pub fn clock_was_set(&self) {
+        self.earlier.forget();
+    }
+
     /// What became of the packets so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
@@ -207,14 +212,23 @@ impl TimeServer {
     }
 
     /// Appends the answer to `reply`, if there is one.
-    fn answer(&self, question: &[u8], from: IpAddr, own: &mut Leaving, reply: &mut Vec<u8>) {
+    fn answer(
+        &self,
+        question: &[u8],
+        from: IpAddr,
+        stamp: Option<UnixTime>,
+        own: &mut Leaving,
+        reply: &mut Vec<u8>,
+    ) {
         if self.clients.load().as_ref().is_some_and(|clients| !clients.contain(from)) {
             self.counts.denied.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let keys = self.keys.load();
         let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
-        let Some(answer) = self.header(question, from, own) else { return };
+        let taken = self.clock.mono();
+        let received = stamp.and_then(|stamp| self.clock.moment_of(stamp)).unwrap_or(taken);
+        let Some(answer) = self.header(question, from, received, own) else { return };
         reply.extend_from_slice(&answer);
         match seal {
             Seal::Right(id) => {
@@ -232,8 +246,13 @@ impl TimeServer {
         }
     }
 
-    fn header(&self, question: &[u8], from: IpAddr, own: &mut Leaving) -> Option<[u8; HEADER_LEN]> {
-        let received = self.clock.mono();
+    fn header(
+        &self,
+        question: &[u8],
+        from: IpAddr,
+        received: Instant,
+        own: &mut Leaving,
+    ) -> Option<[u8; HEADER_LEN]> {
         let bucket = self.limiter.load();
         let limited = bucket.as_ref().is_some_and(|bucket| !bucket.take(from, received));
         let (answer, count) = if !limited {
@@ -245,7 +264,12 @@ impl TimeServer {
             };
             let sent = self.clock.mono();
             let utc = |at| self.clock.utc_at(at);
-            let earlier = self.interleave(question, from, utc(received), own);
+            // What an answer was worth that was not to be believed is not told later as right.
+            let earlier = if status.synchronized {
+                self.interleave(question, from, utc(received), own)
+            } else {
+                None
+            };
             (respond(question, &status, utc(received), utc(sent), sent, earlier), count)
         } else if self.may_kiss(received) {
             (kiss_rate(question), &self.counts.kissed)
@@ -303,6 +327,8 @@ impl TimeServer {
 impl Handler for TimeServer {
     type Own = Leaving;
 
+    const STAMPED: bool = true;
+
     fn handle(
         &self,
         datagram: Datagram<'_>,
@@ -310,13 +336,15 @@ impl Handler for TimeServer {
         own: &mut Leaving,
         reply: &mut Vec<u8>,
     ) {
-        self.answer(datagram.payload, datagram.peer.address.ip(), own, reply);
+        let from = datagram.peer.address.ip();
+        self.answer(datagram.payload, from, datagram.stamp, own, reply);
     }
 
-    fn sent(&self, own: &mut Leaving) {
+    fn sending(&self, own: &mut Leaving) {
         if own.0.is_empty() {
             return;
         }
+        // Before the system call: after it, the client's machine may long have received them.
         let sent = wire::from_utc(self.clock.utc());
         for (client, received) in own.0.drain(..) {
             self.earlier.left(client, received, sent);
@@ -503,6 +531,40 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_question_was_received_when_the_kernel_says_so() {
+        let served = Served::start(None);
+        let receive = |stamp| {
+            let (mut own, mut reply) = (Leaving::default(), Vec::new());
+            served.server.answer(&question(4), CLIENT, stamp, &mut own, &mut reply);
+            let answer = Header::parse(&reply).unwrap();
+            wire::between(answer.receive_timestamp, answer.transmit_timestamp)
+        };
+
+        assert!((30_000_000..60_000_000).contains(&receive(Some(STAMPED_30_MS_AGO))));
+        assert!(receive(Some(RECEIVED)) < 10_000_000, "a stamp that says nothing");
+        assert!(receive(None) < 10_000_000);
+    }
+
+    #[test]
+    fn what_an_answer_was_worth_before_is_not_told_after_the_clock_was_set_or_lost() {
+        let served = Served::start(None);
+        let first = served.interleaved(7, 1);
+        let second = served.interleaved(first.receive_timestamp, 2);
+        assert_eq!(second.origin_timestamp, 2, "in interleaved mode");
+        served.server.clock_was_set();
+
+        let third = served.interleaved(second.receive_timestamp, 3);
+        served.publish(false);
+        let fourth = served.interleaved(third.receive_timestamp, 4);
+        served.publish(true);
+        let fifth = served.interleaved(fourth.receive_timestamp, 5);
+
+        for answer in [third, fourth, fifth] {
+            assert_eq!(answer.origin_timestamp, NONCE);
+        }
+    }
+
     #[tokio::test]
     async fn clients_of_other_networks_get_no_answer() {
         let served = Served::start(None);
@@ -546,6 +608,8 @@ mod tests {
         assert_eq!((of(&counts.authenticated), of(&counts.unauthenticated)), (1, 2));
     }
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const STAMPED_30_MS_AGO: UnixTime = UnixTime::from_secs(30);
     const NONCE: u64 = 0x0123_4567_89ab_cdef;
     const REFERENCE: UnixTime = UnixTime::from_secs(1_773_468_000);
     const RECEIVED: UnixTime = UnixTime::from_secs(1_773_468_700);
@@ -598,6 +662,20 @@ mod tests {
             self.status.store(Arc::new(NtpStatus { synchronized: is, ..status }));
         }
 
+        /// Asks in interleaved mode, when the answer left that was received at `origin`; `number`
+        /// is the question's.
+        fn interleaved(&self, origin: u64, number: u64) -> Header {
+            let question = Header {
+                origin_timestamp: origin,
+                receive_timestamp: number,
+                ..Header::parse(&question(4)).unwrap()
+            };
+            let (mut own, mut reply) = (Leaving::default(), Vec::new());
+            self.server.answer(&question.emit(), CLIENT, None, &mut own, &mut reply);
+            self.server.sending(&mut own);
+            Header::parse(&reply).unwrap()
+        }
+
         async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
             ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), None).await
         }
@@ -619,6 +697,11 @@ mod tests {
             let passed = nanos(at.saturating_duration_since(start))
                 - nanos(start.saturating_duration_since(at));
             UnixTime::from_secs(2_000_000_000).offset(passed)
+        }
+
+        fn moment_of(&self, stamp: UnixTime) -> Option<Instant> {
+            (stamp == STAMPED_30_MS_AGO)
+                .then(|| self.mono().checked_sub(Duration::from_millis(30)).unwrap())
         }
     }
 }

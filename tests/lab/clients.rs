@@ -84,7 +84,6 @@ pub(crate) fn send_garbage(server: SocketAddr, octets: &[u8]) {
 pub(crate) struct NtpReply {
     pub(crate) leap: u8,
     pub(crate) stratum: u8,
-    pub(crate) reference_id: [u8; 4],
     pub(crate) root_dispersion: f64,
     /// How far its time lies outside the span, in the lab's time, from question to answer.
     pub(crate) off: Nanos,
@@ -122,7 +121,6 @@ pub(crate) fn ask_ntp(server: SocketAddr) -> Option<NtpReply> {
     Some(NtpReply {
         leap: reply[0] >> 6,
         stratum: reply[1],
-        reference_id: reply[12..16].try_into().unwrap(),
         root_dispersion: f64::from(word(8)) / 65536.0,
         off: told.since(told.clamp(asked, answered)),
     })

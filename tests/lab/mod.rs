@@ -241,9 +241,15 @@ impl Setup<'_> {
         self
     }
 
-    /// A reference clock at this socket of the lab; `more`: further keys.
-    pub(crate) fn refclock(mut self, socket: &str, more: &str) -> Self {
-        writeln!(self.clock, "[[clock.refclock]]\nsocket = \"{socket}\"\n{more}").unwrap();
+    /// A reference clock, by its keys.
+    pub(crate) fn refclock(mut self, keys: &str) -> Self {
+        writeln!(self.clock, "[[clock.refclock]]\n{keys}").unwrap();
+        self
+    }
+
+    /// A key of `[clock]`.
+    pub(crate) fn clock(mut self, key: &str) -> Self {
+        self.clock.insert_str("[clock]\n".len(), &format!("{key}\n"));
         self
     }
 

@@ -2,6 +2,8 @@
 //!
 //! What is given here has valid signatures of one zone.
 
+use std::borrow::Cow;
+
 use data_encoding::BASE32_DNSSEC;
 use hickory_proto::dnssec::rdata::{NSEC, NSEC3};
 use hickory_proto::rr::{Name, RecordType, RecordTypeSet};
@@ -27,14 +29,14 @@ pub(super) enum Proof {
 #[derive(Debug)]
 pub(super) struct Denial<'m> {
     zone: &'m Name,
-    named: Vec<(&'m Name, &'m NSEC)>,
+    named: Vec<(Cow<'m, Name>, &'m NSEC)>,
     hashed: Vec<(Vec<u8>, &'m NSEC3)>,
 }
 
 impl<'m> Denial<'m> {
     pub(super) fn new(
         zone: &'m Name,
-        named: Vec<(&'m Name, &'m NSEC)>,
+        named: Vec<(Cow<'m, Name>, &'m NSEC)>,
         hashed: Vec<(&'m Name, &'m NSEC3)>,
     ) -> Self {
         // One chain at a time: records of others are left out (RFC 5155 section 8.2).
@@ -68,7 +70,7 @@ impl<'m> Denial<'m> {
 
     /// Whether `name` is proven to have no records of `rtype`.
     pub(super) fn no_data(&self, name: &Name, rtype: RecordType) -> Option<Proof> {
-        if let Some((_, nsec)) = self.named.iter().find(|(owner, _)| *owner == name) {
+        if let Some((_, nsec)) = self.named.iter().find(|(owner, _)| **owner == *name) {
             return lacks(nsec.type_set(), name, rtype).then_some(Proof::Secure);
         }
         if let Some((_, nsec)) = self.covering_nsec(name) {
@@ -114,7 +116,7 @@ impl<'m> Denial<'m> {
                 && !types.contains(RecordType::SOA)
                 && !types.contains(RecordType::DS)
         };
-        if let Some((_, nsec)) = self.named.iter().find(|(owner, _)| *owner == name) {
+        if let Some((_, nsec)) = self.named.iter().find(|(owner, _)| **owner == *name) {
             return delegates(nsec.type_set());
         }
         let by_nsec3 = self.by_nsec3(|chain| {
@@ -128,14 +130,14 @@ impl<'m> Denial<'m> {
     }
 
     /// The record whose span holds `name`, and not only names of a zone below it.
-    fn covering_nsec(&self, name: &Name) -> Option<&(&'m Name, &'m NSEC)> {
+    fn covering_nsec(&self, name: &Name) -> Option<&(Cow<'m, Name>, &'m NSEC)> {
         self.named.iter().find(|(owner, nsec)| {
             let next = nsec.next_domain_name();
-            let within = if *owner < next {
-                *owner < name && name < next
+            let within = if **owner < *next {
+                **owner < *name && name < next
             } else {
                 // The last of the zone leads back to the first.
-                *owner < name && next == self.zone
+                **owner < *name && next == self.zone
             };
             within && self.zone.zone_of(name) && !ends_at(owner, nsec.type_set(), name)
         })
@@ -242,7 +244,7 @@ fn lacks(types: &RecordTypeSet, name: &Name, rtype: RecordType) -> bool {
     by_whom_it_concerns && !types.contains(rtype) && !types.contains(RecordType::CNAME)
 }
 
-fn wildcard(encloser: &Name) -> Option<Name> {
+pub(super) fn wildcard(encloser: &Name) -> Option<Name> {
     encloser.prepend_label("*").ok()
 }
 

@@ -1,5 +1,6 @@
 //! Which zone a name belongs to, and with what keys: the chain of trust (RFC 4035 section 5).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::sync::OnceCell;
 
 use super::anchors::{Anchor, Anchors};
-use super::denial::Denial;
+use super::denial::{Denial, wildcard};
 use super::reason::Reason;
 use super::rrset::{Keys, RrSet, Verified, sets, verify};
 use super::{Fault, Lookups};
@@ -234,14 +235,19 @@ impl Lookups<'_> {
                 continue;
             }
             let verified = verify(set, zone, self.now, &mut self.budget)?;
-            if verified.wildcard.is_some() {
-                // Made from a wildcard it denies other names than its own.
-                continue;
-            }
+            let owner = match verified.wildcard {
+                None => Cow::Borrowed(set.name),
+                // Some servers give the wildcard's own record under the name that was asked for; the
+                // signature tells whose it is (RFC 4035 section 5.3.2).
+                Some(labels) => match wildcard(&set.name.trim_to(labels.into())) {
+                    Some(owner) if set.rtype == RecordType::NSEC => Cow::Owned(owner),
+                    Some(_) | None => continue,
+                },
+            };
             ttl = ttl.min(verified.ttl);
             for record in &set.records {
                 if let RData::DNSSEC(DNSSECRData::NSEC(nsec)) = &record.data {
-                    named.push((set.name, nsec));
+                    named.push((owner.clone(), nsec));
                 } else if let RData::DNSSEC(DNSSECRData::NSEC3(hash)) = &record.data {
                     hashed.push((set.name, hash));
                 }

@@ -4,6 +4,7 @@
 //! only: its 32.32 durations saturate at 34 years and lose precision long
 //! before. All thresholds at which it would end the process are off.
 
+mod filter;
 mod library;
 #[cfg(test)]
 mod world;
@@ -16,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use ntp_proto::{
     AlgorithmConfig, KalmanClockController, KalmanControllerMessage, Measurement, NtpDuration,
-    NtpInstant, NtpLeapIndicator, PollInterval, PollIntervalLimits, SourceConfig, SourceController,
-    StateUpdate, StepThreshold, SynchronizationConfig, TimeSnapshot, TimeSyncController,
-    TwoWayKalmanSourceController,
+    NtpInstant, NtpLeapIndicator, StateUpdate, StepThreshold, SynchronizationConfig, TimeSnapshot,
+    TimeSyncController,
 };
 
+use self::filter::Filter;
 use self::library::{SteeredClock, duration_of, nanos_of, ntp_duration, seconds, timestamp};
 use crate::clock::{Nanos, Reading, describe, nanos};
 use crate::node::ports::Steer;
@@ -118,8 +119,8 @@ pub enum Refused {
 }
 
 #[derive(Debug)]
-struct Source<S> {
-    filter: TwoWayKalmanSourceController<S>,
+struct Source<S: SourceId> {
+    filter: Filter<S>,
     samples: u32,
     /// Readings in a row that its filter did not expect.
     surprises: u32,
@@ -211,7 +212,7 @@ impl<S: SourceId> Engine<S> {
 
         let controller = &mut self.controller;
         let entry = self.sources.entry(source).or_insert_with(|| {
-            let filter = controller.add_source(source, source_config());
+            let filter = Filter::new(controller, source, reading);
             controller.source_update(source, true);
             Source { filter, samples: 0, surprises: 0, stratum: 0, last_at: reading.at }
         });
@@ -366,16 +367,6 @@ const DRIFT: f64 = 100e-6;
 /// A source that claims no error at all would make the filter divide by zero.
 const LEAST_DISPERSION: Duration = Duration::from_micros(1);
 
-fn source_config() -> SourceConfig {
-    let (min, max) = POLL_LIMITS;
-    let min = PollInterval::from_byte(min.cast_unsigned());
-    let max = PollInterval::from_byte(max.cast_unsigned());
-    SourceConfig {
-        poll_interval_limits: PollIntervalLimits { min, max },
-        initial_poll_interval: min,
-    }
-}
-
 /// The standard deviation when the snapshot was made. Rounding may leave a variance below zero.
 fn deviation(time: &TimeSnapshot) -> Duration {
     let deviation = time.root_variance_base.max(0.0).sqrt();
@@ -416,6 +407,28 @@ mod tests {
 
         assert!(error < 2.0, "{error} ms off");
         assert!(world.engine.consensus().unwrap().root_dispersion < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_reference_clock_alone_steers_to_well_below_its_error() {
+        let mut world = World::new(7, &[0], 0.0);
+        world.engine = Engine::new(world.clock.clone(), 1);
+
+        for _ in 0..60 {
+            world.hear_reference_clock(0);
+            world.pass(1.0);
+        }
+        let mut worst = 0f64;
+        for _ in 0..600 {
+            world.hear_reference_clock(0);
+            world.pass(1.0);
+            worst = worst.max(world.clock.error_ms().abs());
+        }
+
+        assert!(worst < 2.0, "{worst} ms off");
+        assert_eq!(world.engine.consensus().unwrap().stratum, 1);
+        let frequency = world.clock.frequency();
+        assert!((frequency + 20.0).abs() < 5.0, "{frequency} ppm");
     }
 
     #[test]

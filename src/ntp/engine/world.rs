@@ -75,6 +75,25 @@ impl World {
         self.engine.handle_reading(source, &reading, self.clock.mono())
     }
 
+    /// A sample of a reference clock, good to 10 ms at worst and a tenth of a millisecond mostly.
+    pub(super) fn hear_reference_clock(&mut self, source: usize) {
+        let jitter = self.rng.random_range(-100_000..=100_000);
+        let error = Duration::from_millis(10);
+        let reading = Reading {
+            at: self.clock.mono(),
+            utc: self.clock.truth().offset(self.lies[source] + jitter),
+            error,
+            delay: Duration::ZERO,
+            stratum: 0,
+            reference_id: *b"GPS\0",
+            leap: 0,
+            root_delay: Duration::ZERO,
+            root_dispersion: error,
+            precision: -20,
+        };
+        self.engine.handle_reading(source, &reading, self.clock.mono()).unwrap();
+    }
+
     pub(super) fn exchange(&mut self, source: usize) -> Reading {
         let mut leg = || {
             let jitter: f64 = self.rng.random_range(0.0..=self.jitter) * self.rtt_ms.min(2.0);
