@@ -330,7 +330,7 @@ impl Trust {
 
     /// Adds the pulses that agree with `found` to its members.
     fn with_pulses(&self, mut found: Finding, now: Instant) -> Finding {
-        for (index, source) in self.sources.iter().enumerate().filter(|(_, it)| !it.votes()) {
+        for (index, source) in self.sources.iter().enumerate().filter(|(_, it)| it.is_pulse()) {
             if source.claim(now).is_some_and(|claim| claim.meets(&found.claim)) {
                 found.members.push(index);
             }

@@ -164,6 +164,11 @@ impl Source {
         }
     }
 
+    /// Whether it helps to steer, and only the others say which second it marks.
+    pub(super) fn is_pulse(&self) -> bool {
+        self.spec.kind == SourceKind::Pulse && !self.spec.noselect
+    }
+
     /// Whether it has a vote.
     pub(super) fn votes(&self) -> bool {
         self.spec.votes()

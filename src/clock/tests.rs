@@ -84,7 +84,20 @@ fn a_source_that_is_not_selected_is_judged_and_never_counts() {
     assert_eq!(world.trust.trust(world.now).level, Level::Cold);
     world.happen(&Happening::Reading(3, 0, 5));
     assert_eq!(world.trust.trust(world.now).level, Level::Coarse);
-    world.happen(&Happening::Reading(0, 100, 5));
+    let fed = |world: &mut World| {
+        std::iter::from_fn(|| world.trust.poll_event())
+            .filter_map(|event| if let Event::Feed(id, _) = event { Some(id) } else { None })
+            .collect::<Vec<_>>()
+    };
+    fed(&mut world);
+    for source in [1, 0] {
+        let reading = world.reading(0, 5);
+        world.trust.handle_reading(SourceId(source), reading, world.now());
+    }
+    assert_eq!(fed(&mut world), [SourceId(1)], "it steers");
+    world.happen(&Happening::Reading(0, 5_000, 5));
+    let offset = world.trust.sources(world.now()).next().unwrap().last.unwrap().offset;
+    assert!((offset - 5_000_000_000).abs() < 100_000_000, "{offset}");
     let verdicts: Vec<_> = world.trust.sources(world.now()).map(|seen| seen.verdict).collect();
     assert_eq!(verdicts[0], Verdict::Falseticker);
 }

@@ -235,7 +235,7 @@ impl Trust {
     /// A source answered.
     pub fn handle_reading(&mut self, id: SourceId, reading: Reading, now: Now) {
         let Some(source) = self.sources.get(id.0) else { return };
-        let numbered = if source.votes() { Some(reading) } else { self.numbered(reading, now) };
+        let numbered = if source.is_pulse() { self.numbered(reading, now) } else { Some(reading) };
         let source = &mut self.sources[id.0];
         match numbered {
             Some(reading) => source.answered(reading, now.mono),
