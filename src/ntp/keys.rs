@@ -48,24 +48,20 @@ impl fmt::Debug for Key {
 
 impl Keys {
     /// Reads a file of keys, `NUMBER TYPE KEY` on each line (chrony.keys(5)). Also gives what is
-    /// doubtful about it, with the line.
+    /// wrong or doubtful in it, with the line, which costs that key alone.
     ///
     /// # Errors
     ///
-    /// If it cannot be read, or is no text of that form.
+    /// If it cannot be read.
     pub fn from_file(file: &Path) -> Result<(Self, Vec<String>), KeysError> {
-        let unreadable = |source| KeysError::Read { file: file.to_owned(), source };
+        let unreadable = |source| KeysError { file: file.to_owned(), source };
         let metadata = fs::metadata(file).map_err(unreadable)?;
         if metadata.len() > FILE_MAX {
             let error = io::Error::other(format!("{} octets are no file of keys", metadata.len()));
             return Err(unreadable(error));
         }
         let text = fs::read_to_string(file).map_err(unreadable)?;
-        let (keys, mut doubts) = Self::parse(&text).map_err(|(line, reason)| KeysError::Form {
-            file: file.to_owned(),
-            line,
-            reason,
-        })?;
+        let (keys, mut doubts) = Self::parse(&text);
         if metadata.mode() & 0o077 != 0 {
             let mode = metadata.mode() & 0o7777;
             doubts.push(format!("others can read it (mode {mode:04o}); run: chmod 600"));
@@ -74,39 +70,25 @@ impl Keys {
         Ok((keys, named.collect()))
     }
 
-    fn parse(text: &str) -> Result<(Self, Vec<String>), (usize, String)> {
+    fn parse(text: &str) -> (Self, Vec<String>) {
         let (mut keys, mut doubts) = (BTreeMap::new(), Vec::new());
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             if line.is_empty() || line.starts_with(['#', '!', ';', '%']) {
                 continue;
             }
-            let wrong = |reason: String| (number, reason);
-            let words: Vec<_> = line.split_whitespace().collect();
-            let (id, kind, secret) = match words[..] {
-                [id, secret] => (id, "MD5", secret),
-                [id, kind, secret] => (id, kind, secret),
-                _ => return Err(wrong("it is not NUMBER TYPE KEY".to_owned())),
-            };
-            let id =
-                id.parse().ok().filter(|id| *id > 0).ok_or_else(|| {
-                    wrong(format!("`{id}` is no number of a key, 1 to 4294967295"))
-                })?;
-            let key = match Key::new(kind, secret) {
-                Ok(key) => key,
-                Err(Unfit::Wrong(reason)) => return Err(wrong(reason)),
-                Err(Unfit::Unserved) => {
-                    doubts.push(format!(
-                        "line {number}: key {id} is of type {kind} and not used; use AES128, or SHA1 where the other side has nothing better"
-                    ));
-                    continue;
+            match parse_line(line) {
+                Ok((id, _)) if keys.contains_key(&id) => {
+                    doubts
+                        .push(format!("line {number}: key {id} is given twice; the first counts"));
                 }
-            };
-            if keys.insert(id, key).is_some() {
-                return Err(wrong(format!("key {id} is given twice")));
+                Ok((id, key)) => {
+                    keys.insert(id, key);
+                }
+                Err(reason) => doubts.push(format!("line {number}: {reason}")),
             }
         }
-        Ok((Self(keys), doubts))
+        (Self(keys), doubts)
     }
 
     /// The key of this number.
@@ -149,31 +131,41 @@ pub enum Seal {
     Wrong(u32),
 }
 
-/// Why a key cannot be used.
-enum Unfit {
-    /// Of a type that is not served.
-    Unserved,
-    Wrong(String),
+fn parse_line(line: &str) -> Result<(u32, Key), String> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (id, kind, secret) = match words[..] {
+        [id, secret] => (id, "MD5", secret),
+        [id, kind, secret] => (id, kind, secret),
+        _ => return Err("it is not NUMBER TYPE KEY".to_owned()),
+    };
+    let id: u32 = id
+        .parse()
+        .ok()
+        .filter(|id| *id > 0)
+        .ok_or_else(|| format!("`{id}` is no number of a key, 1 to 4294967295"))?;
+    Ok((id, Key::new(kind, secret).map_err(|reason| format!("key {id}: {reason}"))?))
 }
 
 impl Key {
-    fn new(kind: &str, secret: &str) -> Result<Self, Unfit> {
+    fn new(kind: &str, secret: &str) -> Result<Self, String> {
         let octets = match (secret.strip_prefix("HEX:"), secret.strip_prefix("ASCII:")) {
             (Some(digits), _) => HEXUPPER_PERMISSIVE
                 .decode(digits.as_bytes())
-                .map_err(|_| Unfit::Wrong("what follows HEX: is not hexadecimal".to_owned()))?,
+                .map_err(|_| "what follows HEX: is not hexadecimal".to_owned())?,
             (None, Some(text)) => text.as_bytes().to_vec(),
             (None, None) => secret.as_bytes().to_vec(),
         };
         if octets.is_empty() || octets.len() > SECRET_MAX {
-            return Err(Unfit::Wrong(format!("a key of {} octets", octets.len())));
+            return Err(format!("it has {} octets", octets.len()));
         }
         match kind {
             "AES128" => <[u8; 16]>::try_from(octets).map(Self::Aes128).map_err(|octets| {
-                Unfit::Wrong(format!("an AES128 key has 16 octets, this one {}", octets.len()))
+                format!("an AES128 key has 16 octets, this one {}", octets.len())
             }),
             "SHA1" => Ok(Self::Sha1(octets)),
-            _ => Err(Unfit::Unserved),
+            _ => Err(format!(
+                "type {kind} is not used; use AES128, or SHA1 where the other side has nothing better"
+            )),
         }
     }
 
@@ -219,27 +211,12 @@ impl Code {
     }
 }
 
-/// Why there are no keys.
+/// Why there are no keys: the file cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The text is of another form.
-    #[error("{}: line {line}: {reason}", file.display())]
-    Form {
-        /// Which file.
-        file: PathBuf,
-        /// Where, from 1.
-        line: usize,
-        /// What is wrong there.
-        reason: String,
-    },
-    /// It cannot be read.
-    #[error("{}: {source}", file.display())]
-    Read {
-        /// Which file.
-        file: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+#[error("{}: {source}", file.display())]
+pub struct KeysError {
+    file: PathBuf,
+    source: io::Error,
 }
 
 #[cfg(test)]
@@ -248,7 +225,7 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_rfc_4493() {
-        let key = Key::new("AES128", "HEX:2b7e151628aed2a6abf7158809cf4f3c").ok().unwrap();
+        let key = Key::new("AES128", "HEX:2b7e151628aed2a6abf7158809cf4f3c").unwrap();
         let message = hex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
                            30c81c46a35ce411");
 
@@ -258,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_code_is_right_for_its_message_and_key_alone() {
-        let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret").unwrap();
+        let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret");
         for id in [1, 2] {
             let mut packet = vec![7; 48];
             keys.get(id).unwrap().seal(id, &mut packet);
@@ -283,30 +260,30 @@ mod tests {
         let (keys, doubts) = Keys::parse(
             "# comment\n! another\n\n1 MD5 ASCII:secret\n 7\tSHA1  HEX:00ff\n9 secret\n\
              20 AES256 HEX:11\n30 AES128 HEX:000102030405060708090A0B0C0D0E0F\n",
-        )
-        .unwrap();
+        );
 
         assert_eq!(keys.0.keys().copied().collect::<Vec<_>>(), [7, 30]);
         assert_eq!(keys.get(7), Some(&Key::Sha1(vec![0, 255])));
         assert_eq!(doubts.len(), 3, "{doubts:?}");
-        assert!(doubts[0].starts_with("line 4: key 1 is of type MD5"), "{doubts:?}");
+        assert!(doubts[0].starts_with("line 4: key 1: type MD5 is not used"), "{doubts:?}");
         assert!(!format!("{keys:?}").contains("255"), "{keys:?}");
     }
 
     #[test]
-    fn a_file_that_is_wrong_says_where() {
-        for (text, line, reason) in [
-            ("1 AES128 HEX:00", 1, "has 16 octets, this one 1"),
-            ("\n1 SHA1 HEX:0g", 2, "not hexadecimal"),
-            ("0 SHA1 x", 1, "`0` is no number of a key"),
-            ("x SHA1 x", 1, "`x` is no number of a key"),
-            ("1", 1, "not NUMBER TYPE KEY"),
-            ("1 SHA1 HEX:", 1, "a key of 0 octets"),
-            ("1 SHA1 x\n1 SHA1 y", 2, "key 1 is given twice"),
+    fn a_line_that_is_wrong_costs_its_key_alone_and_is_named() {
+        for (text, reason) in [
+            ("1 AES128 HEX:00", "line 2: key 1: an AES128 key has 16 octets, this one 1"),
+            ("\n1 SHA1 HEX:0g", "line 3: key 1: what follows HEX: is not hexadecimal"),
+            ("0 SHA1 x", "line 2: `0` is no number of a key"),
+            ("x SHA1 x", "line 2: `x` is no number of a key"),
+            ("1", "line 2: it is not NUMBER TYPE KEY"),
+            ("1 SHA1 HEX:", "line 2: key 1: it has 0 octets"),
+            ("9 SHA1 other", "line 2: key 9 is given twice"),
         ] {
-            let (at, said) = Keys::parse(text).unwrap_err();
-            assert_eq!(at, line, "{text}");
-            assert!(said.contains(reason), "{text}: {said}");
+            let (keys, doubts) = Keys::parse(&format!("9 SHA1 good\n{text}\n10 SHA1 good"));
+            assert_eq!(keys.0.keys().copied().collect::<Vec<_>>(), [9, 10], "{text}");
+            assert_eq!(keys.get(9), Some(&Key::Sha1(b"good".to_vec())));
+            assert!(doubts[0].starts_with(reason) && doubts.len() == 1, "{text}: {doubts:?}");
         }
     }
 
