@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -96,6 +97,34 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
     }
     assert!(sum.ends_with("0 errors, 9 warnings\n"), "{sum}{report}");
     assert_eq!(code, 0);
+}
+
+#[test]
+fn files_of_keys_hints_and_anchors_are_read_and_what_is_wrong_in_them_is_named() {
+    let folder = Folder::fresh();
+    let keys = folder.write("keys", "1 SHA1 secret\n2 MD5 secret\n");
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o644)).unwrap();
+    folder.write("hints", "; nothing\n");
+    folder.write("anchors", "no anchors\n");
+    let dns = "[dns]\nmode = \"recurse\"\nroot_hints = \"hints\"\nvalidate = true\n\
+               trust_anchors = \"anchors\"\n";
+    let quiet = folder.quiet();
+    let quiet = quiet.replace("[dns]\n", dns).replace("[ntp]\n", "[ntp]\nkeys = \"keys\"\n");
+    let source = "[[clock.source]]\naddress = \"192.0.2.9\"\noperator = \"own\"\nkey = 3\n";
+    let file = folder.write("f.toml", format!("{quiet}{SOUND}{source}"));
+
+    let (code, _, report) = check(&["--config", file.to_str().unwrap()]);
+
+    for message in [
+        "hints: it holds no A or AAAA record",
+        "anchors",
+        "keys: line 2: key 2: type MD5 is not used",
+        "keys: others can read it (mode 0644)",
+        "keys holds no key 3",
+    ] {
+        assert!(report.contains(message), "{message}\n{report}");
+    }
+    assert_eq!(code, 0, "{report}");
 }
 
 #[test]
