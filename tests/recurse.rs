@@ -78,6 +78,9 @@ fn from_the_root() {
     daemon.wait_for("octets are counted", 3, |status| status.uplink.day["names"] > 1000);
     assert!(daemon.log().contains("in plaintext where they do not speak TLS"));
 
+    // What is asked for is nobody's business.
+    assert!(!daemon.log().contains("leaf.test"), "{}", daemon.log());
+
     // The hints name the first server alone; the root has named the other.
     assert!(daemon.log().contains("the root has named its servers servers=2"), "{}", daemon.log());
     shell(&format!("ip address del {}/32 dev lo", ROOT[0]));

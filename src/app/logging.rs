@@ -3,8 +3,9 @@
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::time::Uptime;
 
-/// What is logged unless `FIRSTLIGHT_LOG` says otherwise. The filter library reports each update.
-const DEFAULT: &str = "info,ntp_proto=warn,hyper=warn,h2=warn,rustls=warn";
+/// What is logged unless `FIRSTLIGHT_LOG` says otherwise. The filter library reports each update; the
+/// recursor warns of each name that does not exist, and no name is to be in the log.
+const DEFAULT: &str = "info,ntp_proto=warn,hyper=warn,h2=warn,rustls=warn,hickory_resolver=off,hickory_net=off,hickory_proto=off";
 
 /// Starts the log. Lines carry the seconds since the start: wall time may be wrong, and
 /// whoever collects the lines stamps them.
