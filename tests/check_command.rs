@@ -70,6 +70,7 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
          [doh]\nlisten = [\"192.0.2.77:8443\"]\n\
          [doq]\nlisten = [\"{}\"]\n\
          [ntp]\nlisten = []\n\
+         [nts]\nlisten = []\n\
          [tls]\ncertificate = \"gone.pem\"\nkey = \"k.pem\"\n\
          [control]\ngroup = \"no-such-group\"\n\
          [clock]\nleap_file = \"empty.pem\"\n\
@@ -87,11 +88,11 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
         (":6:11\n", "cannot listen on TCP 127.0.0.1:"),
         (":8:11\n", "no interface has this address"),
         (":10:11\n", "cannot listen on UDP 127.0.0.1:"),
-        (":14:15\n", "gone.pem: No such file"),
-        (":17:9\n", "no group `no-such-group`"),
-        (":19:13\n", "empty.pem is no list of leap seconds"),
-        (":23:6\n", "empty.pem: no certificate"),
-        (":26:8\n", "cannot use /dev/no-such-tty: No such file"),
+        (":16:15\n", "gone.pem: No such file"),
+        (":19:9\n", "no group `no-such-group`"),
+        (":21:13\n", "empty.pem is no list of leap seconds"),
+        (":25:6\n", "empty.pem: no certificate"),
+        (":28:8\n", "cannot use /dev/no-such-tty: No such file"),
     ] {
         assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
     }
@@ -178,8 +179,8 @@ impl Folder {
 
     /// Settings that ask nothing of the machine the test runs on.
     fn quiet(&self) -> String {
-        let listen =
-            ["dns", "dot", "doh", "doq", "ntp"].map(|name| format!("[{name}]\nlisten = []\n"));
+        let listen = ["dns", "dot", "doh", "doq", "ntp", "nts"]
+            .map(|name| format!("[{name}]\nlisten = []\n"));
         format!("[state]\ndirectory = \"{}\"\n{}", self.0.display(), listen.concat())
     }
 }

@@ -172,6 +172,17 @@ fn settings_that_contradict_each_other_are_mistakes() {
         ("[[clock.source]]\nport = 1", (1, 1), "`clock.source` without `address`"),
         ("[[clock.source]]\naddress = \"192.0.2.1\"\nkey = 7", (3, 7), "no file that holds it"),
         (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\nnts = true",
+            (3, 7),
+            "known under NTS by its certificate",
+        ),
+        (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\nname = \"t.example\"\nnts = true\nkey = 7",
+            (5, 7),
+            "with a shared key or under NTS, not both",
+        ),
+        ("[nts]\nlisten = [\"10.0.0.1:853\"]", (2, 11), "is taken by `dot.listen` already"),
+        (
             "[[clock.source]]\naddress = \"192.0.2.1\"\nmin_poll = 11",
             (3, 12),
             "longer than max_poll = 10",
@@ -374,6 +385,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
     assert_eq!(shown.doh, bare.doh);
     assert_eq!(shown.doq, bare.doq);
     assert_eq!(shown.ntp.listen, bare.ntp.listen);
+    assert_eq!(shown.nts, bare.nts);
     assert_eq!(shown.log, bare.log);
     assert_eq!(shown.tls.name, bare.tls.name);
     assert_eq!(shown.clock.mode, ClockMode::Steer);

@@ -21,7 +21,7 @@ use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::net::{DatagramListen, Listen, Threads};
 use firstlight::node::ports::Clock;
-use firstlight::ntp::client::{AskError, Shared, ask};
+use firstlight::ntp::client::{AskError, Proof, ask};
 use firstlight::ntp::keys::Keys;
 use firstlight::ntp::server::TimeServer;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -135,7 +135,8 @@ fn read_chronyd() -> Result<(), Failed> {
     let reading = runtime.block_on(async {
         // It takes a moment to start.
         for _ in 0..100 {
-            match ask(target, &clock, build_epoch(), Duration::from_millis(500), None).await {
+            match ask(target, &clock, build_epoch(), Duration::from_millis(500), Proof::None).await
+            {
                 Err(AskError::Refused) => tokio::time::sleep(Duration::from_millis(20)).await,
                 outcome => return outcome,
             }
@@ -143,7 +144,7 @@ fn read_chronyd() -> Result<(), Failed> {
         Err(AskError::Refused)
     });
     let with = |id| {
-        let key = Some(Shared { keys: &keys, id });
+        let key = Proof::Key { keys: &keys, id };
         runtime.block_on(ask(target, &clock, build_epoch(), Duration::from_millis(500), key))
     };
     let (aes, sha, other) = (with(1), with(2), with(3));

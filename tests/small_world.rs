@@ -13,7 +13,7 @@ use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use firstlight::lab::{World, Zone, household};
 use firstlight::node::ports::Clock;
-use firstlight::ntp::client::{AskError, ask};
+use firstlight::ntp::client::{AskError, Proof, ask};
 use firstlight::tls::{Client, Validity};
 use firstlight::upstream::Pool;
 use firstlight::wire::{Header, Message, Name, Rcode, Type};
@@ -225,7 +225,7 @@ impl Lab {
     async fn ask(&self, source: usize) -> Result<Reading, AskError> {
         let address = self.config().clock.sources[source].address;
         let floor = self.truth.utc() - YEAR * 2;
-        ask(address, &*self.truth, floor, Duration::from_millis(300), None).await
+        ask(address, &*self.truth, floor, Duration::from_millis(300), Proof::None).await
     }
 
     async fn witnesses(&self) -> Vec<Result<Testimony, WitnessError>> {

@@ -107,6 +107,9 @@ pub struct Ntp {
     /// Packets that were no request, and got no answer.
     #[serde(default)]
     pub malformed: u64,
+    /// What became of the packets and of key exchanges, by name of the counter.
+    #[serde(default)]
+    pub counters: std::collections::BTreeMap<String, u64>,
 }
 
 /// Answers to DNS questions.
@@ -185,6 +188,9 @@ pub struct Source {
     /// The key without whose code it is not believed.
     #[serde(default)]
     pub key: Option<u32>,
+    /// Under NTS: for how many questions there are cookies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nts_cookies: Option<usize>,
     /// Its stratum; 0 for a reference clock, and if it was never heard.
     pub stratum: u8,
     /// Seconds between two polls.

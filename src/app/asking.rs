@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::nts::{Unsaid, World};
 use super::steward::{Message, Steward};
-use crate::clock::{Kiss, Nanos, Reading, SourceId, Testimony, WitnessId};
+use crate::clock::{Kiss, Nanos, Reading, SourceId, Testimony, UnixTime, WitnessId};
 use crate::metered::Purpose;
 use crate::node::Input;
 use crate::node::ports::Clock;
-use crate::ntp::client::{self, AskError, Shared};
+use crate::ntp::client::{self, AskError, Proof};
 use crate::witness;
 
 /// A floor may lie this far ahead of the truth without moving a source's time into the next era.
@@ -16,6 +17,12 @@ const ERA_SLACK: Nanos = 30 * 31_557_600 * 1_000_000_000;
 
 /// Octets of an NTP message with the headers of UDP and IPv4.
 const DATAGRAM: usize = 48 + 28;
+
+/// The same under NTS, with one cookie and none asked for besides.
+const NTS_DATAGRAM: usize = 228 + 28;
+
+/// How long a source under NTS is waited for when it is asked as a witness.
+const NTS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a source or witness was not heard, for people.
 #[derive(Clone, Debug)]
@@ -39,11 +46,38 @@ impl Steward {
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
         let pivot = floor.offset(-ERA_SLACK);
         let meter = Arc::clone(self.uplink.meter());
+        if let Some(protected) = self.nts.get(id.0) {
+            let world = self.world_of_nts(patience);
+            let witness = self.nts.place_of(id.0).map(|place| self.targets.len() + place);
+            let source = Arc::clone(protected);
+            tokio::spawn(async move {
+                meter.add(Purpose::Time, NTS_DATAGRAM);
+                let said = source.ask(address, &world).await;
+                let said = match said {
+                    Ok(said) => said,
+                    Err(unsaid) => {
+                        let _ = sender.send(unheard(asked, id, unsaid)).await;
+                        return;
+                    }
+                };
+                meter.add(Purpose::Time, NTS_DATAGRAM);
+                source.served();
+                if let Some(witness) = witness.filter(|_| said.strictly) {
+                    let input = Input::Testimony(
+                        WitnessId(witness),
+                        testimony(&said.reading, world.trust.floor),
+                    );
+                    let _ = sender.send(Message::Heard { asked, input, failure: None }).await;
+                }
+                let _ = sender.send(heard(asked, id, Ok(said.reading))).await;
+            });
+            return;
+        }
         let (keys, key) = (self.services.ntp_server.keys(), source.key);
         tokio::spawn(async move {
             meter.add(Purpose::Time, DATAGRAM);
-            let key = key.map(|id| Shared { keys: &keys, id });
-            let said = client::ask(address, &*clock, pivot, patience, key).await;
+            let proof = key.map_or(Proof::None, |id| Proof::Key { keys: &keys, id });
+            let said = client::ask(address, &*clock, pivot, patience, proof).await;
             if said.is_ok() {
                 meter.add(Purpose::Time, DATAGRAM);
             }
@@ -53,7 +87,7 @@ impl Steward {
     }
 
     pub(super) fn ask_witness(&self, id: WitnessId) {
-        let Some(target) = self.targets.get(id.0).cloned() else { return };
+        let Some(target) = self.targets.get(id.0).cloned() else { return self.ask_nts_witness(id) };
         let (sender, asked) = (self.sender.clone(), self.asked);
         let client = self.services.client.clone();
         let floor = self.node.trust().floor(self.boot.clock.mono()).0;
@@ -78,6 +112,44 @@ impl Steward {
             };
             let _ = sender.send(message).await;
         });
+    }
+
+    /// Asks a source under NTS as a witness.
+    fn ask_nts_witness(&self, id: WitnessId) {
+        let Some(index) = id.0.checked_sub(self.targets.len()).and_then(|at| self.nts.nth(at))
+        else {
+            return;
+        };
+        let Some(source) = self.nts.get(index).cloned() else { return };
+        let address = self.addresses.of_source(&self.config, index).first().copied();
+        let Some(address) = address else { return };
+        let (sender, asked) = (self.sender.clone(), self.asked);
+        let world = self.world_of_nts(NTS_PATIENCE);
+        tokio::spawn(async move {
+            let (input, failure) = match source.ask(address, &world).await {
+                Ok(said) if said.strictly => {
+                    (Input::Testimony(id, testimony(&said.reading, world.trust.floor)), None)
+                }
+                Ok(_) => (
+                    Input::WitnessFailed(id),
+                    Some("its NTS keys were got while the time was not known".to_owned()),
+                ),
+                Err(Unsaid::Asked(error)) => (Input::WitnessFailed(id), Some(error.to_string())),
+                Err(Unsaid::NoKeys(why)) => (Input::WitnessFailed(id), Some(why)),
+            };
+            let failure = failure.map(|why| Failure::Witness(id, why));
+            let _ = sender.send(Message::Heard { asked, input, failure }).await;
+        });
+    }
+
+    fn world_of_nts(&self, patience: Duration) -> World {
+        let trust = self.node.trust().trust(self.boot.clock.mono());
+        World {
+            client: self.services.client.clone(),
+            trust,
+            pivot: trust.floor.offset(-ERA_SLACK),
+            patience,
+        }
     }
 
     pub(super) fn note_failure(&mut self, input: &Input, failure: Option<Failure>) {
@@ -108,6 +180,29 @@ impl Steward {
     }
 }
 
+/// Authenticated time: nobody without the keys can have made it. It may not lie below the `floor`.
+fn testimony(reading: &Reading, floor: UnixTime) -> Testimony {
+    Testimony {
+        at: reading.at,
+        utc: reading.utc,
+        error: reading.error,
+        // The chain was judged when the keys were exchanged; what is left of rule R is its floor.
+        passes_rule_r: reading.utc + reading.error >= floor,
+        valid_as_stated: true,
+        valid_at_clock: true,
+    }
+}
+
+fn unheard(asked: u64, id: SourceId, unsaid: Unsaid) -> Message {
+    match unsaid {
+        Unsaid::Asked(error) => heard(asked, id, Err(error)),
+        Unsaid::NoKeys(why) => {
+            let failure = Some(Failure::Source(id, why));
+            Message::Heard { asked, input: Input::Silence(id), failure }
+        }
+    }
+}
+
 fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
     match said {
         Ok(reading) => Message::Heard { asked, input: Input::Reading(id, reading), failure: None },
@@ -127,6 +222,8 @@ fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
                 | AskError::Loop
                 | AskError::Unauthenticated(_)
                 | AskError::NoKey(_)
+                | AskError::NtsForged
+                | AskError::NtsNak
                 | AskError::Network(_) => Input::Silence(id),
             };
             Message::Heard { asked, input, failure }

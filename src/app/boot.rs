@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::Options;
 use super::keep::Keeper;
+use super::nts;
 use super::renumber::Addresses;
 use super::runtime_folder;
 use crate::clock::{
@@ -24,6 +26,7 @@ use crate::host::config_file::{self, LoadError};
 use crate::host::kernel::{KernelClock, OsClock};
 use crate::host::state::{StateDir, StateError};
 use crate::node::ports::{Clock, Steer};
+use crate::ntp::nts::cookies::CookieKeys;
 use crate::tls::CertStore;
 use crate::witness;
 
@@ -31,6 +34,8 @@ use crate::witness;
 const FLOOR: &str = "floor";
 const CONFIG: &str = "config";
 const ADDRESSES: &str = "addresses";
+const NTS_SESSIONS: &str = "nts-sessions";
+const NTS_COOKIES: &str = "nts-cookies";
 /// Name of the value in the runtime directory.
 const TIME: &str = "time";
 
@@ -274,6 +279,29 @@ impl Boot {
         self.keep(&self.state, ADDRESSES, addresses);
     }
 
+    /// Keys and cookies for sources under NTS.
+    pub(super) fn nts_sessions(&self) -> nts::Kept {
+        self.recall(NTS_SESSIONS).unwrap_or_default()
+    }
+
+    pub(super) fn keep_nts_sessions(&self, sessions: &nts::Kept) {
+        self.keep(&self.state, NTS_SESSIONS, sessions);
+    }
+
+    /// Keys of the cookies that our clients hold.
+    pub(super) fn nts_cookies(&self) -> Option<CookieKeys> {
+        self.recall(NTS_COOKIES)
+    }
+
+    pub(super) fn keep_nts_cookies(&self, keys: &CookieKeys) {
+        self.keep(&self.state, NTS_COOKIES, keys);
+    }
+
+    /// A value of the state directory; one that cannot be read is told, and made anew.
+    fn recall<T: DeserializeOwned>(&self, name: &'static str) -> Option<T> {
+        self.state.read_json(name).inspect_err(|failure| warn!(%failure, "state")).ok().flatten()
+    }
+
     pub(super) fn finish(&self) {
         if let Ok(mut keeper) = self.keeper.lock() {
             keeper.finish();
@@ -310,10 +338,13 @@ pub(super) fn policy(config: &Config) -> Policy {
         ..SourceSpec::default()
     });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
+    // Under NTS a source's time is authenticated; so it bears witness, too.
+    let protected = config.clock.sources.iter().filter(|source| source.nts.is_some());
+    let protected = protected.map(|source| source.operator.clone());
     Policy {
         quorum: config.clock.quorum,
         sources: sources.chain(refclocks).collect(),
-        witnesses: targets.into_iter().map(|target| target.operator).collect(),
+        witnesses: targets.into_iter().map(|target| target.operator).chain(protected).collect(),
         upstream_operators: operators.len(),
     }
 }

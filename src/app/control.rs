@@ -186,6 +186,7 @@ impl Steward {
                 answered: counts.answered.load(Ordering::Relaxed),
                 denied: counts.denied.load(Ordering::Relaxed),
                 malformed: malformed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
+                counters: self.services.ntp_counts().collect(),
             },
             frequency_ppm: self.boot.clock.frequency(),
             engine_panics: self.filter.panics(),
@@ -232,10 +233,21 @@ impl Steward {
         let reports = self.node.trust().sources(now);
         let sources = configured.into_iter().zip(reports).zip(&self.source_failures);
         let testimonies = self.node.trust().testimonies();
-        let witnesses = self.targets.iter().zip(testimonies).zip(&self.witness_failures);
+        let targets = self
+            .targets
+            .iter()
+            .map(|target| (target.name.clone(), target.address, target.operator.clone()));
+        let protected = self.config.clock.sources.iter().filter(|source| source.nts.is_some());
+        let protected = protected.map(|source| {
+            let name = source.name.as_ref().map_or_else(String::new, ToString::to_string);
+            (name, source.address, source.operator.clone())
+        });
+        let witnesses = targets.chain(protected).zip(testimonies).zip(&self.witness_failures);
         report::Sources {
             sources: sources
-                .map(|((source, seen), failure)| report::Source {
+                .enumerate()
+                .map(|(index, ((source, seen), failure))| report::Source {
+                    nts_cookies: self.nts.get(index).map(|source| source.cookies()),
                     verdict: word(&seen.verdict),
                     stratum: seen.last.map_or(0, |last| last.stratum),
                     poll: seen.interval.as_secs_f64(),
@@ -248,12 +260,12 @@ impl Steward {
                 })
                 .collect(),
             witnesses: witnesses
-                .map(|((target, said), failure)| {
+                .map(|(((name, address, operator), said), failure)| {
                     let age = said.map(|said| now.mono.saturating_duration_since(said.at));
                     report::Witness {
-                        name: target.name.clone(),
-                        address: target.address.to_string(),
-                        operator: target.operator.clone(),
+                        name,
+                        address: address.to_string(),
+                        operator,
                         age: age.map(|age| age.as_secs_f64()),
                         offset: said
                             .zip(age)
@@ -328,8 +340,33 @@ impl Steward {
 impl Services {
     /// The addresses that cannot be bound, with reason and remedy.
     pub(super) fn refused(&self) -> Vec<String> {
-        let refused = self.listeners.refused().into_iter().chain(self.ntp.refused());
+        let refused = self
+            .listeners
+            .refused()
+            .into_iter()
+            .chain(self.ntp.refused())
+            .chain(self.nts.refused());
         refused.map(|refused| refused.to_string()).collect()
+    }
+
+    /// What the time service and its key exchange met, by name.
+    fn ntp_counts(&self) -> impl Iterator<Item = (String, u64)> {
+        let (met, keys) = (self.ntp_server.counts(), self.nts.listen().0.counts());
+        [
+            ("authenticated", &met.authenticated),
+            ("interleaved", &met.interleaved),
+            ("kissed", &met.kissed),
+            ("limited", &met.limited),
+            ("nts", &met.nts),
+            ("nts_exchanges_failed", &keys.failed),
+            ("nts_exchanges_refused", &keys.refused),
+            ("nts_keys_exchanged", &keys.exchanged),
+            ("nts_naks", &met.nts_naks),
+            ("unauthenticated", &met.unauthenticated),
+            ("unsynchronized", &met.unsynchronized),
+        ]
+        .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
+        .into_iter()
     }
 
     /// What the listeners met, by name.
@@ -360,7 +397,7 @@ impl Services {
 
     fn sockets(&self) -> report::Listeners {
         let places = self.listeners.places();
-        let ntp = self.ntp.open();
+        let (ntp, nts) = (self.ntp.open(), self.nts.open());
         let named = |service: &'static str, addresses: &[std::net::SocketAddr]| {
             addresses.iter().map(|address| format!("{service} {address}")).collect::<Vec<_>>()
         };
@@ -371,6 +408,7 @@ impl Services {
                 named("doh", &places.doh),
                 named("doq", &places.doq),
                 named("ntp", &ntp),
+                named("nts", &nts),
             ]
             .concat(),
             refused: self.refused(),
@@ -410,6 +448,7 @@ fn configured(clock: &config::Clock) -> Vec<report::Source> {
         trust: false,
         noselect: false,
         key: None,
+        nts_cookies: None,
         stratum: 0,
         poll: 0.0,
         reach: 0,

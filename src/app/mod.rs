@@ -8,6 +8,7 @@ mod filter;
 mod keep;
 mod leap;
 mod logging;
+mod nts;
 mod recursion;
 mod refclocks;
 mod renumber;

@@ -31,8 +31,11 @@ use crate::net::{Clients, DatagramListen, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::Clock;
 use crate::ntp::keys::Keys;
+use crate::ntp::nts;
+use crate::ntp::nts::cookies::CookieKeys;
+use crate::ntp::nts::serve::{KeyExchange, KeyExchangeListen};
 use crate::ntp::server::{TimeServer, rate};
-use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config};
+use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config, server_config_of_tls13};
 use crate::upstream::Pool;
 use crate::wire::Name;
 
@@ -54,6 +57,7 @@ pub(super) struct Services {
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
+    pub(super) nts: KeepOpen<KeyExchangeListen>,
     pub(super) client: tls::Client,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) identity: Arc<Identity>,
@@ -108,6 +112,15 @@ impl Services {
         set_keys(&ntp_server, config);
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
+        ntp_server.set_cookie_keys(Arc::new(cookie_keys(boot)));
+        let (shown, cookies) = (Arc::clone(&identity), Arc::clone(&ntp_server));
+        let exchange = KeyExchange::new(
+            Arc::new(move || Arc::clone(&shown.served().load().nts)),
+            move || cookies.cookie_keys(),
+            runtime.clone(),
+        );
+        set_ntp_port(&exchange, config);
+        let nts = KeepOpen::start(KeyExchangeListen(exchange), &config.nts.listen, &runtime);
         identity.served();
         let (upstreams, reports) =
             Forwarder::new(asked(config), client.clone(), trust.trust(now.mono));
@@ -126,6 +139,7 @@ impl Services {
             ntp,
             ntp_server,
             ntp_status,
+            nts,
             client,
             clock,
             identity,
@@ -157,6 +171,8 @@ impl Services {
         }
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
+        set_ntp_port(&self.nts.listen().0, config);
+        self.nts.set(&config.nts.listen);
         set_keys(&self.ntp_server, config);
         if before.ntp.rate != config.ntp.rate {
             self.ntp_server.set_rate(rate(config.ntp.rate));
@@ -234,8 +250,23 @@ impl Services {
     /// Closes the listeners; false if answers were still under way after `grace`.
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ntp.close();
+        self.nts.close();
         self.listeners.drain(grace).await
     }
+}
+
+/// The keys of cookies that were kept, else others: then clients exchange keys anew.
+fn cookie_keys(boot: &Boot) -> CookieKeys {
+    boot.nts_cookies().unwrap_or_else(|| {
+        let made = CookieKeys::new(boot.clock.utc());
+        boot.keep_nts_cookies(&made);
+        made
+    })
+}
+
+/// Clients that have exchanged keys are sent to where NTP is served.
+fn set_ntp_port(exchange: &KeyExchange, config: &Config) {
+    exchange.set_ntp_port(config.ntp.listen.first().map_or(123, SocketAddr::port));
 }
 
 /// Reads the keys that are shared with NTP clients and sources; without a usable file those known
@@ -314,6 +345,7 @@ struct Identified {
     dot: Arc<ServerConfig>,
     doh: Arc<ServerConfig>,
     doq: Arc<ServerConfig>,
+    nts: Arc<ServerConfig>,
     fallback: Option<FallbackCa>,
     name: Name,
 }
@@ -396,7 +428,12 @@ impl Identified {
             Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
         };
         let [dot, doh, doq] = [ALPN_DOT, ALPN_DOH, ALPN_DOQ].map(make);
-        Self { store, dot, doh, doq, fallback, name }
+        let nts = match server_config_of_tls13(Arc::clone(&store), Arc::clone(clock), &[nts::ALPN])
+        {
+            Ok(config) => config,
+            Err(error) => unreachable!("ring supports TLS 1.3: {error}"),
+        };
+        Self { store, dot, doh, doq, nts, fallback, name }
     }
 }
 

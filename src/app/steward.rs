@@ -12,6 +12,7 @@ use super::asking::Failure;
 use super::boot::Boot;
 use super::filter::Filter;
 use super::leap::LeapFile;
+use super::nts::NtsSources;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
 use super::services::{self, Services};
@@ -37,6 +38,9 @@ const TICK: Duration = Duration::from_secs(1);
 const TELL_EACH: Duration = Duration::from_secs(16);
 /// How often the time is kept where writing wears the disk down.
 const KEEP_EACH: Duration = Duration::from_secs(1200);
+/// How often keys and cookies of NTS are kept, and how long after the time is verified first.
+const KEEP_NTS_EACH: Duration = Duration::from_secs(3600);
+const NTS_SETTLES: Duration = Duration::from_secs(16);
 /// How often names beside addresses are looked up.
 const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
@@ -95,12 +99,14 @@ pub(super) struct Steward {
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
+    pub(super) nts: NtsSources,
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
     trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
     next_keep: Instant,
+    next_keep_nts: Instant,
     /// When other hands last moved the machine's clock.
     moved: Option<Instant>,
     clock: Arc<dyn Steer>,
@@ -120,11 +126,13 @@ impl Steward {
         let node = Node::new(boot.trust(&read), services.pool(read.dns.spread), now);
         let targets = witness::targets(&read.clock.witnesses, &read.upstreams);
         let clock: Arc<dyn Steer> = Arc::clone(&boot.clock) as Arc<dyn Steer>;
+        let nts = NtsSources::new(&read, &boot.nts_sessions(), &NtsSources::default());
         let mut steward = Self {
             node,
             source_failures: vec![None; sources(&config)],
-            witness_failures: vec![None; targets.len()],
+            witness_failures: vec![None; targets.len() + nts.len()],
             targets,
+            nts,
             file,
             sender,
             refclocks: None,
@@ -135,6 +143,7 @@ impl Steward {
             next_tick: now.mono,
             next_tell: now.mono,
             next_keep: now.mono,
+            next_keep_nts: now.mono + KEEP_NTS_EACH,
             moved: None,
             clock,
             config,
@@ -302,6 +311,7 @@ impl Steward {
                 .collect();
             self.report_refused();
         }
+        self.nts.rise(trust, self.boot.clock.utc());
         if trust.level == Level::Suspect {
             self.boot.forget_time();
         }
@@ -318,6 +328,9 @@ impl Steward {
         notify::status(&self.in_words());
         self.next_tell = self.boot.clock.mono();
         self.next_keep = self.next_tell;
+        if newly(|trust| trust.verified) {
+            self.next_keep_nts = self.next_tell + NTS_SETTLES;
+        }
     }
 
     /// Each second: other hands on the clock; sources that no longer count; what others are told.
@@ -366,7 +379,27 @@ impl Steward {
             self.next_keep = now + each;
             self.keep_time();
         }
+        if now >= self.next_keep_nts {
+            self.next_keep_nts = now + KEEP_NTS_EACH;
+            self.keep_nts();
+        }
         notify::status(&self.in_words());
+    }
+
+    /// Keeps keys and cookies of NTS for the next start, and changes the key of our cookies.
+    fn keep_nts(&self) {
+        let sessions = self.nts.to_keep();
+        if sessions != self.boot.nts_sessions() {
+            self.boot.keep_nts_sessions(&sessions);
+        }
+        let rotated = self.services.ntp_server.cookie_keys().and_then(|keys| {
+            let known = self.trust.is_some_and(|trust| trust.level >= Level::Coarse);
+            keys.rotated(self.boot.clock.utc()).filter(|_| known)
+        });
+        if let Some(keys) = rotated {
+            self.boot.keep_nts_cookies(&keys);
+            self.services.ntp_server.set_cookie_keys(Arc::new(keys));
+        }
     }
 
     /// Looks up the names that stand beside addresses.
@@ -467,7 +500,8 @@ impl Steward {
         if asks_others {
             let trust = self.boot.succeed(self.node.trust(), &read);
             self.source_failures = vec![None; sources(&read)];
-            self.witness_failures = vec![None; self.targets.len()];
+            self.nts = NtsSources::new(&read, &self.boot.nts_sessions(), &self.nts);
+            self.witness_failures = vec![None; self.targets.len() + self.nts.len()];
             self.filter.reset();
             // Its generations begin anew: whatever it publishes first is a change.
             self.trust = None;
@@ -525,6 +559,7 @@ impl Steward {
     }
 
     fn keep_all(&self) {
+        self.keep_nts();
         if let Some(floor) = self.node.trust().floor_to_save(self.boot.clock.mono()) {
             self.boot.keep_floor(floor);
         }

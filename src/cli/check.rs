@@ -85,9 +85,13 @@ impl Machine {
         let config = &self.parsed.config;
         let upstreams = config.upstreams.iter().enumerate();
         let witnesses = config.clock.witnesses.iter().enumerate();
+        let sources = config.clock.sources.iter().enumerate().filter_map(|(index, source)| {
+            Some((format!("clock.source[{index}].ca"), &source.nts.as_ref()?.ca))
+        });
         let unfit: Vec<_> = upstreams
             .map(|(index, upstream)| (format!("upstream[{index}].ca"), &upstream.ca))
             .chain(witnesses.map(|(index, it)| (format!("clock.witness[{index}].ca"), &it.ca)))
+            .chain(sources)
             .filter_map(|(path, file)| {
                 Some((path, Roots::with_file(file.as_ref()?).err()?.to_string()))
             })
@@ -207,6 +211,7 @@ impl Machine {
             ("doh", &config.doh.listen, Type::STREAM),
             ("doq", &config.doq.listen, Type::DGRAM),
             ("ntp", &config.ntp.listen, Type::DGRAM),
+            ("nts", &config.nts.listen, Type::STREAM),
         ];
         let mut refused = Vec::new();
         for (service, listen, kind) in services {

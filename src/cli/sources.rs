@@ -243,6 +243,7 @@ x b.example   8.8.8.8:443  9         -3600s     op
             trust: false,
             noselect: false,
             key: None,
+            nts_cookies: None,
             stratum: 2,
             poll: 16.0,
             reach: 0o377,

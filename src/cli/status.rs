@@ -298,6 +298,7 @@ Nothing is wrong.
                 certificate_dates: "strict".to_owned(),
                 generation: 3,
                 ntp: Ntp {
+                    counters: BTreeMap::default(),
                     synchronized: true,
                     stratum: 2,
                     reference_id: "192.0.2.1".to_owned(),

@@ -48,6 +48,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// `[ntp]`
     pub ntp: Ntp,
+    /// `[nts]`.
+    pub nts: NtsListen,
     /// `[clock]`
     pub clock: Clock,
     /// `[metered]`
@@ -300,6 +302,24 @@ pub struct Source {
     pub polls: Polls,
     /// The number of the key that is shared with it; it is believed only with its code.
     pub key: Option<u32>,
+    /// Asked under NTS (RFC 8915) by the name in `name`.
+    pub nts: Option<Nts>,
+}
+
+/// How keys are exchanged with a source.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Nts {
+    /// The port at the source's address.
+    pub port: u16,
+    /// A PEM file with a root certificate that counts for it beside the usual ones.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[nts]`: the key exchange that protects the time service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NtsListen {
+    /// TCP addresses to listen on.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// `[[clock.refclock]]`: a clock on this machine, like a GPS receiver.

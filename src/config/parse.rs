@@ -12,8 +12,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Parsed, Plaintext, Recursion, RefClock, RefClockKind, Source, State, Tls,
-    Transport, Upstream, Validation, Witness, rules, value,
+    Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Recursion, RefClock, RefClockKind,
+    Source, State, Tls, Transport, Upstream, Validation, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -112,12 +112,13 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             rate: table.number("rate", 0..=RATE_MAX).unwrap_or(16),
             keys: table.text("keys", file),
         }),
+        nts: root.table("nts", |table| NtsListen { listen: listen(table, 4460) }),
         clock: root.table("clock", |table| Clock {
             mode: table
                 .choice("mode", &[("steer", ClockMode::Steer), ("observe", ClockMode::Observe)])
                 .unwrap_or(ClockMode::Steer),
             quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
-            sources: table.tables("source", read_source),
+            sources: table.tables("source", |table| read_source(table, file)),
             refclocks: table.tables("refclock", |table| read_refclock(table, file)),
             leap_file: table.text("leap_file", file),
             witnesses: table.tables("witness", |table| read_witness(table, file)),
@@ -239,7 +240,10 @@ fn read_upstream(
     })
 }
 
-fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
+fn read_source(
+    table: &mut Table<'_, '_>,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<Source> {
     let address = table.required_text("address", "address = \"192.0.2.1\"", value::address);
     let port = table.port("port").unwrap_or(123);
     let name = table.text("name", value::host_name);
@@ -249,6 +253,7 @@ fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
     let noselect = table.boolean("noselect").unwrap_or(false);
     let polls = read_polls(table);
     let key = table.number("key", 1..=u32::MAX);
+    let nts = read_nts(table, name.is_some(), key.is_some(), file);
     let address = address?;
     if trust && !is_own(address) {
         table.warn(
@@ -266,7 +271,41 @@ fn read_source(table: &mut Table<'_, '_>) -> Option<Source> {
         noselect,
         polls,
         key,
+        nts,
     })
+}
+
+/// How keys are exchanged with a source that has a `name` or not, and a shared `key` or not.
+fn read_nts(
+    table: &mut Table<'_, '_>,
+    name: bool,
+    key: bool,
+    file: impl Fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<Nts> {
+    let nts = table.boolean("nts").unwrap_or(false);
+    let (port, ca) = (table.port("nts_port"), table.text("ca", file));
+    if !nts {
+        for (key, given) in [("nts_port", port.is_some()), ("ca", ca.is_some())] {
+            if given {
+                let remedy = format!("write nts = true, or leave `{key}` out");
+                table.warn(key, format!("`{key}` means nothing to a source without NTS"), &remedy);
+            }
+        }
+        return None;
+    }
+    if !name {
+        let remedy = "write the name in its certificate: name = \"time.example.net\"";
+        table.error(
+            "nts",
+            "a source is known under NTS by its certificate, and this one has no name",
+            remedy,
+        );
+    }
+    if key {
+        let remedy = "leave `key` out: NTS exchanges keys by itself";
+        table.error("key", "a source is asked with a shared key or under NTS, not both", remedy);
+    }
+    Some(Nts { port: port.unwrap_or(4460), ca })
 }
 
 /// The interval between questions, in powers of two of a second as RFC 5905 has it.

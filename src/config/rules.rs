@@ -28,7 +28,8 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
 /// Two services, or one twice, at one address and port of one protocol.
 fn listeners_clash(config: &Config, notes: &mut Notes) {
     let dns = ("dns", &config.dns.listen);
-    let tcp = [dns, ("dot", &config.dot.listen), ("doh", &config.doh.listen)];
+    let (dot, doh) = (("dot", &config.dot.listen), ("doh", &config.doh.listen));
+    let tcp = [dns, dot, doh, ("nts", &config.nts.listen)];
     let udp = [dns, ("doq", &config.doq.listen), ("ntp", &config.ntp.listen)];
     let mut told = BTreeSet::new();
     for services in [&tcp[..], &udp] {
@@ -294,7 +295,9 @@ fn witnesses_differ(config: &Config, notes: &mut Notes) {
     let doh = config.upstreams.iter().filter(|upstream| upstream.transport == Transport::Doh);
     let doh = doh.map(|upstream| upstream.operator.as_str());
     let own = config.clock.witnesses.iter().map(|witness| witness.operator.as_str());
-    let operators: BTreeSet<_> = doh.chain(own).collect();
+    let protected = config.clock.sources.iter().filter(|source| source.nts.is_some());
+    let protected = protected.map(|source| source.operator.as_str());
+    let operators: BTreeSet<_> = doh.chain(own).chain(protected).collect();
     if operators.len() < 2 {
         notes.report.warn(
             notes.places.at("clock.witness").or(notes.places.at("clock")),
@@ -302,7 +305,8 @@ fn witnesses_differ(config: &Config, notes: &mut Notes) {
                 "witnesses of {} operators, of two needed: time stays unverified",
                 operators.len()
             ),
-            "add an [[upstream]] with transport = \"doh\", or a [[clock.witness]]",
+            "add an [[upstream]] with transport = \"doh\", a [[clock.witness]], or a [[clock.source]] \
+             with nts = true",
         );
     }
 }

@@ -40,6 +40,9 @@ name = "dns.home.lan"
 [ntp]
 listen = ["127.0.0.1:{ntp}"]
 
+[nts]
+listen = []
+
 [control]
 socket = "control.sock"
 

@@ -11,6 +11,7 @@ use tracing::trace;
 use crate::clock::{Reading, UnixTime, nanos};
 use crate::node::ports::Clock;
 use crate::ntp::keys::{Keys, Seal};
+use crate::ntp::nts::client::{Answer, Question};
 use crate::ntp::wire::{self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
 
 /// A server at a greater root distance is not worth asking (RFC 5905 appendix A.5.5.2: MAXDIST).
@@ -48,6 +49,12 @@ pub enum AskError {
     /// It was answered, and no answer carries a right code of this key.
     #[error("no answer has a right code of key {0}: keys or their numbers differ between the two")]
     Unauthenticated(u32),
+    /// It was answered, and no answer has the keys that were exchanged with the server.
+    #[error("no answer is protected by the keys that were exchanged (NTS)")]
+    NtsForged,
+    /// The server knows our cookie no longer: keys have to be exchanged anew.
+    #[error("the server knows the cookie no longer (NTS NAK); keys are exchanged anew")]
+    NtsNak,
     /// The key of this number is not known.
     #[error("key {0} is not in the file of keys; the source is not asked without")]
     NoKey(u32),
@@ -97,7 +104,7 @@ impl Kiss {
 /// timestamp: an answer is believed only if it comes back to both (RFC 5905
 /// section 8: TEST2). The server's era is chosen by `floor` ([`wire::to_utc`]).
 ///
-/// With a `key` the question carries its code, and an answer is believed only if it does as well.
+/// An answer is believed only with the `proof` that is asked for.
 ///
 /// # Errors
 ///
@@ -107,7 +114,7 @@ pub async fn ask(
     clock: &dyn Clock,
     floor: UnixTime,
     patience: Duration,
-    key: Option<Shared<'_>>,
+    mut proof: Proof<'_>,
 ) -> Result<Reading, AskError> {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -122,18 +129,21 @@ pub async fn ask(
     let question =
         Header { version: 4, mode: MODE_CLIENT, transmit_timestamp: nonce, ..Header::default() };
     let mut question = question.emit().to_vec();
-    if let Some(Shared { keys, id }) = key {
-        keys.get(id).ok_or(AskError::NoKey(id))?.seal(id, &mut question);
+    match &proof {
+        Proof::None => {}
+        Proof::Key { keys, id } => {
+            keys.get(*id).ok_or(AskError::NoKey(*id))?.seal(*id, &mut question);
+        }
+        Proof::Nts(protection) => protection.protect(&mut question),
     }
     let sent = clock.mono();
     socket.send(&question).await.map_err(refused_or_network)?;
 
-    let mut forged = false;
-    let answer = timeout(patience, receive(&socket, clock, nonce, key, &mut forged)).await;
-    let (header, received) = match (answer, key) {
-        (Ok(answer), _) => answer?,
-        (Err(_), Some(Shared { id, .. })) if forged => return Err(AskError::Unauthenticated(id)),
-        (Err(_), _) => return Err(AskError::Silent(patience)),
+    let mut forged = None;
+    let answer = timeout(patience, receive(&socket, clock, nonce, &mut proof, &mut forged)).await;
+    let (header, received) = match answer {
+        Ok(answer) => answer?,
+        Err(_) => return Err(forged.unwrap_or(AskError::Silent(patience))),
     };
     let own = socket.local_addr().map(|own| wire::reference_id(own.ip()));
     if header.stratum > 1 && own.is_ok_and(|own| own == header.reference_id) {
@@ -143,37 +153,67 @@ pub async fn ask(
     Ok(Reading { reference_id: wire::reference_id(target.ip()), ..reading })
 }
 
-/// A key that is shared with a server.
-#[derive(Clone, Copy, Debug)]
-pub struct Shared<'k> {
-    /// All keys.
-    pub keys: &'k Keys,
-    /// The number of the one.
-    pub id: u32,
+/// By what a server proves that an answer is its own.
+#[derive(Debug)]
+pub enum Proof<'p> {
+    /// By nothing: whoever sees the question can answer.
+    None,
+    /// By a key that is shared with it.
+    Key {
+        /// All keys.
+        keys: &'p Keys,
+        /// The number of the one.
+        id: u32,
+    },
+    /// By keys that were exchanged (RFC 8915).
+    Nts(&'p mut Question),
 }
 
-/// Waits for the answer to the question with `nonce`; anything else is passed over. `forged` is set
-/// when there was one without a right code of `key`.
+impl Proof<'_> {
+    /// Whether `packet`, with `header`, is believed; else the error that it stands for if no better
+    /// one comes.
+    fn holds(&mut self, packet: &[u8], header: &Header) -> Result<(), AskError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Key { keys, id } => {
+                let right = keys.check(packet, HEADER_LEN) == Seal::Right(*id);
+                if right { Ok(()) } else { Err(AskError::Unauthenticated(*id)) }
+            }
+            Self::Nts(question) => match question.check(packet) {
+                Answer::Right => Ok(()),
+                Answer::Unprotected if header.stratum == 0 && header.reference_id == *b"NTSN" => {
+                    Err(AskError::NtsNak)
+                }
+                Answer::Unprotected | Answer::Wrong => Err(AskError::NtsForged),
+            },
+        }
+    }
+}
+
+/// Waits for the answer to the question with `nonce`; anything else is passed over. What an answer
+/// without proof stands for is left in `forged`.
 async fn receive(
     socket: &UdpSocket,
     clock: &dyn Clock,
     nonce: u64,
-    key: Option<Shared<'_>>,
-    forged: &mut bool,
+    proof: &mut Proof<'_>,
+    forged: &mut Option<AskError>,
 ) -> Result<(Header, Instant), AskError> {
-    let mut packet = [0; 1024];
+    // NTS fills a whole datagram with cookies.
+    let mut packet = [0; 2048];
     loop {
         let len = socket.recv(&mut packet).await.map_err(refused_or_network)?;
         let received = clock.mono();
         let packet = packet.get(..len).unwrap_or_default();
         match Header::parse(packet) {
             Some(header) if header.mode == MODE_SERVER && header.origin_timestamp == nonce => {
-                let Some(Shared { keys, id }) = key else { return Ok((header, received)) };
-                if keys.check(packet, HEADER_LEN) == Seal::Right(id) {
-                    return Ok((header, received));
+                match proof.holds(packet, &header) {
+                    Ok(()) => return Ok((header, received)),
+                    Err(error) => {
+                        trace!(len, %error, "an answer without proof");
+                        *forged = Some(error);
+                    }
                 }
-                trace!(len, id, "an answer without a right code");
-                *forged = true;
             }
             Some(_) | None => trace!(len, "not an answer to this question"),
         }
@@ -313,7 +353,7 @@ mod tests {
         let address = closed.local_addr().unwrap();
         drop(closed);
 
-        let outcome = ask(address, &TestClock, FLOOR, PATIENCE, None).await;
+        let outcome = ask(address, &TestClock, FLOOR, PATIENCE, Proof::None).await;
 
         assert!(matches!(outcome, Err(AskError::Refused)), "{outcome:?}");
     }
@@ -431,7 +471,7 @@ mod tests {
         }
 
         async fn ask(&self) -> Result<Reading, AskError> {
-            ask(self.address, &TestClock, FLOOR, PATIENCE, None).await
+            ask(self.address, &TestClock, FLOOR, PATIENCE, Proof::None).await
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod engine;
 mod interleaved;
 pub mod keys;
+pub mod nts;
 pub mod refclock;
 pub mod server;
 pub mod wire;

@@ -17,6 +17,7 @@ use crate::net::{Clients, Datagram, Handler, Socket};
 use crate::node::ports::Clock;
 use crate::ntp::interleaved::Earlier;
 use crate::ntp::keys::{Keys, Seal};
+use crate::ntp::nts::cookies::{self, CookieKeys, Protection};
 use crate::ntp::wire::{
     self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER, STRATUM_UNSYNCHRONIZED,
 };
@@ -85,6 +86,10 @@ pub fn respond(
 ///
 /// [`Silence`]: the packet is not a client's question.
 pub fn kiss_rate(question: &[u8]) -> Result<[u8; HEADER_LEN], Silence> {
+    kiss(question, *b"RATE")
+}
+
+fn kiss(question: &[u8], code: [u8; 4]) -> Result<[u8; HEADER_LEN], Silence> {
     let question = parse(question)?;
     let kiss = Header {
         leap: LEAP_UNKNOWN,
@@ -93,7 +98,7 @@ pub fn kiss_rate(question: &[u8]) -> Result<[u8; HEADER_LEN], Silence> {
         stratum: 0,
         poll: question.poll.max(KISS_POLL),
         precision: PRECISION,
-        reference_id: *b"RATE",
+        reference_id: code,
         origin_timestamp: question.transmit_timestamp,
         receive_timestamp: question.transmit_timestamp,
         transmit_timestamp: question.transmit_timestamp,
@@ -123,6 +128,7 @@ pub struct TimeServer {
     clock: Arc<dyn Clock>,
     status: Arc<ArcSwap<NtpStatus>>,
     keys: ArcSwap<Keys>,
+    cookies: ArcSwapOption<CookieKeys>,
     clients: ArcSwapOption<Clients>,
     earlier: Earlier,
     limiter: ArcSwapOption<Limiter>,
@@ -155,6 +161,10 @@ pub struct Counts {
     pub authenticated: AtomicU64,
     /// Answered in interleaved mode.
     pub interleaved: AtomicU64,
+    /// Answered under NTS.
+    pub nts: AtomicU64,
+    /// Answered with an NTS NAK: the cookie's key is gone, or the question was changed.
+    pub nts_naks: AtomicU64,
     /// Answered with a crypto-NAK: the code is wrong, or its key not known.
     pub unauthenticated: AtomicU64,
 }
@@ -172,6 +182,7 @@ impl TimeServer {
             clock,
             status,
             keys: ArcSwap::default(),
+            cookies: ArcSwapOption::empty(),
             clients: ArcSwapOption::empty(),
             earlier: Earlier::new(),
             limiter,
@@ -184,6 +195,17 @@ impl TimeServer {
     /// From here on, who has one of `keys` is answered with its code.
     pub fn set_keys(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
+    }
+
+    /// From here on, who has a cookie of one of `keys` is answered under NTS.
+    pub fn set_cookie_keys(&self, keys: Arc<CookieKeys>) {
+        self.cookies.store(Some(keys));
+    }
+
+    /// The keys of cookies in use, if there are any.
+    #[must_use]
+    pub fn cookie_keys(&self) -> Option<Arc<CookieKeys>> {
+        self.cookies.load_full()
     }
 
     /// From here on, only `clients` are answered. Before that everybody is.
@@ -231,8 +253,18 @@ impl TimeServer {
         let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
         let taken = self.clock.mono();
         let received = stamp.and_then(|stamp| self.clock.moment_of(stamp)).unwrap_or(taken);
+        let protection =
+            if question.len() > NTS_LEAST { self.protection(question) } else { Protection::None };
+        if let Protection::Wrong { unique_id } = protection {
+            return self.nak(question, unique_id, from, received, reply);
+        }
         let Some(answer) = self.header(question, from, received, own) else { return };
         reply.extend_from_slice(&answer);
+        if let Protection::Right(protected) = protection {
+            protected.seal(reply);
+            self.counts.nts.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         match seal {
             Seal::Right(id) => {
                 if let Some(key) = keys.get(id) {
@@ -246,6 +278,31 @@ impl TimeServer {
                 self.counts.unauthenticated.fetch_add(1, Ordering::Relaxed);
             }
             Seal::Nak | Seal::None => {}
+        }
+    }
+
+    fn protection<'q>(&self, question: &'q [u8]) -> Protection<'q> {
+        self.cookies.load().as_ref().map_or(Protection::None, |keys| keys.check(question))
+    }
+
+    /// An NTS NAK (RFC 8915 section 5.7), to who may ask at all.
+    fn nak(
+        &self,
+        question: &[u8],
+        unique_id: &[u8],
+        from: IpAddr,
+        received: Instant,
+        reply: &mut Vec<u8>,
+    ) {
+        let bucket = self.limiter.load();
+        if bucket.as_ref().is_some_and(|bucket| !bucket.take(from, received)) {
+            self.counts.limited.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if let Ok(kiss) = kiss(question, *b"NTSN") {
+            reply.extend_from_slice(&kiss);
+            cookies::nak(unique_id, reply);
+            self.counts.nts_naks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -366,6 +423,9 @@ pub struct Leaving(Vec<(IpAddr, u64)>);
 pub fn rate(per_second: u32) -> Option<Rate> {
     (per_second > 0).then(|| Rate { per_second, burst: per_second.saturating_mul(4) })
 }
+
+/// A question under NTS is longer: its identifier alone has 32 octets.
+const NTS_LEAST: usize = HEADER_LEN + 36;
 
 /// Kisses go out no more often.
 const KISS_INTERVAL: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::version::TLS13;
 
 use super::{OurTime, Roots, Verifier, provider};
 use crate::clock::{CertDates, Level, TimeTrust, UnixTime};
@@ -16,6 +17,8 @@ use crate::node::ports::Clock;
 pub struct Client {
     clock: Arc<dyn Clock>,
     template: ClientConfig,
+    /// The same without TLS 1.2.
+    tls13: ClientConfig,
     meter: Arc<Meter>,
 }
 
@@ -35,13 +38,19 @@ impl Client {
         };
         let verifier =
             Verifier::new(rustls::RootCertStore::empty().into(), nobody, Arc::clone(&clock));
+        let verifier = Arc::new(verifier);
         let time = Arc::new(OurTime(Arc::clone(&clock)));
-        let template = ClientConfig::builder_with_details(provider(), time)
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Ok(Self { clock, template, meter: Arc::default() })
+        let template = |versions| -> Result<_, rustls::Error> {
+            let time: Arc<OurTime> = Arc::clone(&time);
+            let config = ClientConfig::builder_with_details(provider(), time)
+                .with_protocol_versions(versions)?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::<Verifier>::clone(&verifier))
+                .with_no_client_auth();
+            Ok(config)
+        };
+        let (template, tls13) = (template(rustls::DEFAULT_VERSIONS)?, template(&[&TLS13])?);
+        Ok(Self { clock, template, tls13, meter: Arc::default() })
     }
 
     /// Verifies against `roots` by the rule of `trust`.
@@ -57,14 +66,13 @@ impl Client {
     /// store of its own: nothing accepted under one trust generation enters another.
     #[must_use]
     pub fn config(&self, verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut config = self.template.clone();
-        config.dangerous().set_certificate_verifier(Arc::<Verifier>::clone(verifier));
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        config.resumption = match verifier.trust().dates {
-            CertDates::Strict => Resumption::in_memory_sessions(SESSIONS),
-            CertDates::RuleR { .. } | CertDates::StrictElseRuleR { .. } => Resumption::disabled(),
-        };
-        Arc::new(config)
+        configured(self.template.clone(), verifier, alpn)
+    }
+
+    /// As [`Self::config`], for protocols that no TLS before 1.3 may carry.
+    #[must_use]
+    pub fn config_of_tls13(&self, verifier: &Arc<Verifier>, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        configured(self.tls13.clone(), verifier, alpn)
     }
 
     /// The clock that decides over dates.
@@ -78,6 +86,20 @@ impl Client {
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
+}
+
+fn configured(
+    mut config: ClientConfig,
+    verifier: &Arc<Verifier>,
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
+    config.dangerous().set_certificate_verifier(Arc::<Verifier>::clone(verifier));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = match verifier.trust().dates {
+        CertDates::Strict => Resumption::in_memory_sessions(SESSIONS),
+        CertDates::RuleR { .. } | CertDates::StrictElseRuleR { .. } => Resumption::disabled(),
+    };
+    Arc::new(config)
 }
 
 /// Sessions remembered per configuration; each configuration speaks to one server.

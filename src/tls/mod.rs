@@ -24,7 +24,7 @@ use crate::wire::Name;
 pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use roots::{PinError, Roots, RootsError};
-pub use store::{CertStore, PairError, Served, StoreEvent, server_config};
+pub use store::{CertStore, PairError, Served, StoreEvent, server_config, server_config_of_tls13};
 pub use verify::{
     CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, refusal,
     validity,

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::{OurTime, Validity, provider, server_name, validity};
 use crate::config::CertificateFiles;
@@ -129,8 +130,30 @@ pub fn server_config(
     clock: Arc<dyn Clock>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server_config_of(store, clock, alpn, rustls::DEFAULT_VERSIONS)
+}
+
+/// As [`server_config`], for protocols that no TLS before 1.3 may carry.
+///
+/// # Errors
+///
+/// As [`server_config`].
+pub fn server_config_of_tls13(
+    store: Arc<CertStore>,
+    clock: Arc<dyn Clock>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    server_config_of(store, clock, alpn, &[&TLS13])
+}
+
+fn server_config_of(
+    store: Arc<CertStore>,
+    clock: Arc<dyn Clock>,
+    alpn: &[&[u8]],
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(OurTime(clock)))
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(store);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();

@@ -118,6 +118,10 @@ impl Lab {
         self.place(1, 1123)
     }
 
+    pub(crate) fn nts(&self) -> SocketAddr {
+        self.place(1, 4460)
+    }
+
     pub(crate) fn place(&self, host: u8, port: u16) -> SocketAddr {
         (IpAddr::from(self.address(host)), port).into()
     }
@@ -157,6 +161,7 @@ impl Lab {
              [doh]\nlisten = [\"{}\"]\n\
              [doq]\nlisten = [\"{}\"]\n\
              [ntp]\nlisten = [\"{}\"]\n\
+             [nts]\nlisten = [\"{}\"]\n\
              [control]\nsocket = \"run/control.sock\"\n\
              [[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]\n",
             self.dns(),
@@ -164,6 +169,7 @@ impl Lab {
             self.doh(),
             self.dot(),
             self.ntp(),
+            self.nts(),
         );
         let clock = "[clock]\nmode = \"observe\"\n".to_owned();
         let tls = "[tls]\nname = \"dns.home.lan\"\n".to_owned();
@@ -237,6 +243,12 @@ impl Setup<'_> {
     pub(crate) fn source(mut self, source: &TimeSource, operator: &str, more: &str) -> Self {
         let (ip, port) = (source.address.ip(), source.address.port());
         let keys = format!("address = \"{ip}\"\nport = {port}\noperator = \"{operator}\"\n{more}");
+        writeln!(self.clock, "[[clock.source]]\n{keys}").unwrap();
+        self
+    }
+
+    /// A source, by its keys.
+    pub(crate) fn source_by(mut self, keys: &str) -> Self {
         writeln!(self.clock, "[[clock.source]]\n{keys}").unwrap();
         self
     }

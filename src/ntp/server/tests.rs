@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::nanos;
 use crate::config::ClientNetwork;
 use crate::net::{DatagramListen, Listen, Threads};
-use crate::ntp::client::{AskError, Kiss, ask};
+use crate::ntp::client::{AskError, Kiss, Proof, ask};
 
 #[test]
 fn a_synchronized_clock_is_served_with_its_growing_dispersion() {
@@ -197,7 +197,7 @@ async fn who_shares_a_key_is_answered_with_its_code_and_a_wrong_code_with_a_nak(
     served.server.set_keys(keys("1 AES128 0123456789abcdef\n2 SHA1 secret\n"));
     let theirs = keys("1 AES128 0123456789abcdef\n2 SHA1 other\n3 SHA1 third\n");
     let ask = async |id| {
-        let key = Some(crate::ntp::client::Shared { keys: &theirs, id });
+        let key = Proof::Key { keys: &theirs, id };
         ask(served.address, &TestClock, REFERENCE, Duration::from_millis(200), key).await
     };
 
@@ -282,7 +282,7 @@ impl Served {
     }
 
     async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
-        ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), None).await
+        ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), Proof::None).await
     }
 }
 

@@ -1,0 +1,254 @@
+//! Sources that are asked under NTS: their keys and cookies, and what of these outlives a restart.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use tracing::{info, warn};
+
+use crate::clock::{Reading, TimeTrust, UnixTime};
+use crate::config::{Config, Source};
+use crate::ntp::client::{AskError, Proof, ask};
+use crate::ntp::nts::client::{Question, Session};
+use crate::ntp::nts::exchange::{Exchanged, Partner};
+use crate::tls::{self, Roots, server_name};
+
+/// Waited after a key exchange that failed; twice as long each time, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_secs(4);
+const LONGEST_PAUSE: Duration = Duration::from_secs(256);
+
+/// Sessions by the name and address of their server.
+pub(super) type Kept = BTreeMap<String, Session>;
+
+/// The sources under NTS, by their place among all.
+#[derive(Debug, Default)]
+pub(super) struct NtsSources(BTreeMap<usize, Arc<NtsSource>>);
+
+impl NtsSources {
+    /// Those of `config`, with what is kept of them. What those of `before` hold goes on.
+    pub(super) fn new(config: &Config, kept: &Kept, before: &Self) -> Self {
+        let known = |label: &str| before.0.values().find(|source| source.label == label);
+        let sources = config.clock.sources.iter().enumerate().filter_map(|(index, source)| {
+            let made = NtsSource::new(source)?;
+            let taken = known(&made.label).map(|before| before.lock().take());
+            *made.lock() = match taken {
+                Some(held) => held,
+                // Nothing unproven was ever kept.
+                None => kept.get(&made.label).cloned().map(Held::proven),
+            };
+            Some((index, Arc::new(made)))
+        });
+        Self(sources.collect())
+    }
+
+    /// The source at `index` among all.
+    pub(super) fn get(&self, index: usize) -> Option<&Arc<NtsSource>> {
+        self.0.get(&index)
+    }
+
+    /// The place among all sources of the one at `nth` place here.
+    pub(super) fn nth(&self, nth: usize) -> Option<usize> {
+        self.0.keys().nth(nth).copied()
+    }
+
+    /// The place here of the source at `index` among all.
+    pub(super) fn place_of(&self, index: usize) -> Option<usize> {
+        self.0.keys().position(|key| *key == index)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Judges chains again at a rise of trust.
+    pub(super) fn rise(&self, trust: TimeTrust, utc: UnixTime) {
+        for source in self.0.values() {
+            source.rise(trust, utc);
+        }
+    }
+
+    /// What may be kept: keys that were got from a chain which was valid at a verified time.
+    pub(super) fn to_keep(&self) -> Kept {
+        let sources = self.0.values().filter_map(|source| {
+            let held = source.lock();
+            let held = held.as_ref().filter(|held| held.chain.is_none())?;
+            Some((source.label.clone(), held.session.clone()))
+        });
+        sources.collect()
+    }
+}
+
+/// One source under NTS.
+#[derive(Debug)]
+pub(super) struct NtsSource {
+    /// Under which it is kept.
+    label: String,
+    partner: Partner,
+    port: u16,
+    held: Mutex<Option<Held>>,
+    exchange: tokio::sync::Mutex<Pause>,
+}
+
+#[derive(Debug)]
+struct Held {
+    session: Session,
+    /// Whether the chain has passed at our clock's time.
+    strictly: bool,
+    /// Until it has passed at a verified time.
+    chain: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Held {
+    fn proven(session: Session) -> Self {
+        Self { session, strictly: true, chain: None }
+    }
+}
+
+/// When keys may be exchanged again.
+#[derive(Debug)]
+struct Pause {
+    until: Option<Instant>,
+    next: Duration,
+    /// What came of the last exchange.
+    why: String,
+}
+
+impl Pause {
+    fn none() -> Self {
+        Self { until: None, next: FIRST_PAUSE, why: String::new() }
+    }
+}
+
+/// What a question needs of the world.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) client: tls::Client,
+    pub(super) trust: TimeTrust,
+    /// Time before which no answer is taken to be.
+    pub(super) pivot: UnixTime,
+    pub(super) patience: Duration,
+}
+
+/// What came of a question.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) reading: Reading,
+    /// Whether it is authenticated time: the keys were not got while dates were relaxed.
+    pub(super) strictly: bool,
+}
+
+/// Why nothing came of one.
+#[derive(Debug)]
+pub(super) enum Unsaid {
+    /// The NTP server did not give the time.
+    Asked(AskError),
+    /// There are no keys to ask with.
+    NoKeys(String),
+}
+
+impl NtsSource {
+    fn new(source: &Source) -> Option<Self> {
+        let nts = source.nts.as_ref()?;
+        let name = source.name.as_ref()?;
+        let server = server_name(name)
+            .inspect_err(|error| warn!(source = %name, %error, "left out: not a name for TLS"))
+            .ok()?;
+        let roots = Roots::or_builtin(nts.ca.as_deref());
+        Some(Self {
+            label: format!("{name} {} {}", source.address, nts.port),
+            partner: Partner { name: server, roots },
+            port: nts.port,
+            held: Mutex::default(),
+            exchange: tokio::sync::Mutex::new(Pause::none()),
+        })
+    }
+
+    /// Asks for the time; exchanges keys with the server at `address` first if there are none.
+    pub(super) async fn ask(&self, address: SocketAddr, world: &World) -> Result<Said, Unsaid> {
+        let clock = world.client.clock();
+        if self.cookies() == 0 {
+            self.exchange_keys(address, world).await.map_err(Unsaid::NoKeys)?;
+        }
+        let none = || Unsaid::NoKeys("no NTS cookie is left".to_owned());
+        let (mut question, server, strictly) = self.question().ok_or_else(none)?;
+        let proof = Proof::Nts(&mut question);
+        let said = ask(server, &**clock, world.pivot, world.patience, proof).await;
+        if let Err(AskError::NtsNak) = said {
+            // It has forgotten its keys; so have we. If it does so for ever, the pauses grow.
+            *self.lock() = None;
+        } else if said.is_ok()
+            && let Some(held) = &mut *self.lock()
+        {
+            held.session.restock(question.into_cookies());
+        }
+        said.map(|reading| Said { reading, strictly }).map_err(Unsaid::Asked)
+    }
+
+    /// How many cookies are left.
+    pub(super) fn cookies(&self) -> usize {
+        self.lock().as_ref().map_or(0, |held| held.session.cookies())
+    }
+
+    fn question(&self) -> Option<(Question, SocketAddr, bool)> {
+        let mut held = self.lock();
+        let held = held.as_mut()?;
+        let question = held.session.next_question()?;
+        Some((question, held.session.server(), held.strictly))
+    }
+
+    async fn exchange_keys(&self, address: SocketAddr, world: &World) -> Result<(), String> {
+        let Ok(mut pause) = self.exchange.try_lock() else {
+            return Err("NTS keys are being exchanged".to_owned());
+        };
+        let now = world.client.clock().mono();
+        if pause.until.is_some_and(|until| now < until) {
+            return Err(pause.why.clone());
+        }
+        pause.until = Some(now + pause.next);
+        pause.next = (pause.next * 2).min(LONGEST_PAUSE);
+        "the NTS keys that were exchanged last do not serve".clone_into(&mut pause.why);
+        let place = SocketAddr::new(address.ip(), self.port);
+        let exchanged = self.partner.exchange(place, &world.client, world.trust).await;
+        let Exchanged { session, strictly, chain } = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(error) => {
+                pause.why = error.to_string();
+                return Err(pause.why.clone());
+            }
+        };
+        info!(source = self.label, cookies = session.cookies(), strictly, "NTS keys exchanged");
+        let chain = Some(chain).filter(|_| !(strictly && world.trust.verified));
+        *self.lock() = Some(Held { session, strictly, chain });
+        Ok(())
+    }
+
+    /// The keys serve: the next exchange need not wait.
+    pub(super) fn served(&self) {
+        if let Ok(mut pause) = self.exchange.try_lock() {
+            *pause = Pause::none();
+        }
+    }
+
+    fn rise(&self, trust: TimeTrust, utc: UnixTime) {
+        let mut slot = self.lock();
+        let Some(held) = &mut *slot else { return };
+        let Some(chain) = &held.chain else { return };
+        let judged = self.partner.judge(chain, utc);
+        held.strictly = judged.is_ok();
+        if trust.verified {
+            match judged {
+                Ok(()) => held.chain = None,
+                Err(error) => {
+                    warn!(source = self.label, %error, "NTS keys are dropped: they were got while the time was not known, by a certificate that does not pass at the known time");
+                    *slot = None;
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,286 @@
+//! Time that nobody on the way can forge: chronyd as a client of the daemon under NTS, and the daemon
+//! as a client of several chronyd.
+//!
+//! Nothing here sets a clock: chronyd runs with `-x`, and the daemon observes.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod lab;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use firstlight::admin::report::{Source, Status};
+use firstlight::clock::Nanos;
+use firstlight::host::kernel::{KernelClock, OsClock};
+use lab::{Daemon, Lab, Setup, YEAR, eventually, find, needing};
+use libtest_mimic::{Arguments, Trial};
+
+/// By the lab's time and by this machine's.
+const VALID: (Nanos, Nanos) = (-YEAR, 10 * YEAR);
+
+fn main() {
+    let trials: Vec<Trial> = vec![
+        needing("chronyd", "chronyd_is_served_under_nts_across_a_renewal_and_a_restart", serve),
+        needing("chronyd", "chronyd_refuses_another_authority_s_certificate", refuse),
+        needing(
+            "chronyd",
+            "cookies_of_yesterday_verify_a_boot_in_1970_without_tls",
+            boot_on_cookies,
+        ),
+        needing("chronyd", "a_server_with_another_s_certificate_is_not_believed", wrong_name),
+    ];
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(trials.len());
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Keys are exchanged by the certificate of the moment, and outlive a restart.
+fn serve() {
+    let lab = Lab::new();
+    let certify = || {
+        let names = ["dns.home.lan", &lab.nts().ip().to_string()];
+        lab.authority.issue_files_for(&lab, "own", &names, VALID);
+    };
+    certify();
+    let (setup, _wan) = lab.honest();
+    let setup = setup.certificate("own.pem", "own.key");
+    let mut daemon = setup.boot();
+    daemon.wait_for("synchronised", 20, |status| status.time.ntp.synchronized);
+
+    let client = Client::start(&lab, "ca.pem");
+    client.wait_for_answers(3);
+    assert_eq!(counted(&daemon, "nts_keys_exchanged"), 1);
+    assert!(counted(&daemon, "nts") >= 3);
+
+    certify();
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(daemon.terminate().code(), Some(0));
+    let daemon = Daemon::start(&lab, &[]);
+    daemon.wait_for("synchronised again", 20, |status| status.time.ntp.synchronized);
+    let before = client.answers();
+    client.wait_for_answers(before + 3);
+    let (exchanged, naks) = (counted(&daemon, "nts_keys_exchanged"), counted(&daemon, "nts_naks"));
+    assert_eq!((exchanged, naks), (0, 0), "its cookies are good for the next daemon");
+
+    // A client that comes later meets the renewed certificate.
+    drop(client);
+    let client = Client::start(&lab, "ca.pem");
+    client.wait_for_answers(1);
+}
+
+fn refuse() {
+    let lab = Lab::new();
+    let other = Lab::new();
+    let names = [&*lab.nts().ip().to_string()];
+    lab.authority.issue_files_for(&lab, "own", &names, VALID);
+    fs::copy(other.path("ca.pem"), lab.path("other.pem")).unwrap();
+    let (setup, _wan) = lab.honest();
+    let daemon = setup.certificate("own.pem", "own.key").boot();
+    daemon.wait_for("synchronised", 20, |status| status.time.ntp.synchronized);
+
+    let client = Client::start(&lab, "other.pem");
+    std::thread::sleep(Duration::from_secs(6));
+
+    assert_eq!(client.answers(), 0, "{}", client.log());
+    assert_eq!(counted(&daemon, "nts_keys_exchanged"), 0);
+    assert!(counted(&daemon, "nts_exchanges_failed") > 0);
+}
+
+/// The power cut, in a house with NTS: whoever forges every other packet gains nothing.
+fn boot_on_cookies() {
+    let lab = Lab::new();
+    let mut servers = [10, 11, 12].map(|host| Server::start(&lab, host, "time.home.lan"));
+    let mut setup = lab.configure();
+    for (server, operator) in servers.iter().zip(["nist", "ptb", "netnod"]) {
+        setup = source(setup, server, operator);
+    }
+    let mut daemon = setup.boot();
+
+    let ready = |status: &Status| status.time.verified && status.time.ntp.synchronized;
+    let status = daemon.wait_for("synchronised and verified", 40, ready);
+    assert_eq!(status.time.ntp.stratum, 3, "{status:?}");
+    assert_right(&daemon);
+    for source in daemon.sources().sources {
+        assert!(source.nts_cookies.is_some_and(|cookies| cookies > 4), "{source:?}");
+    }
+    assert_eq!(exchanges(&daemon), 3, "{}", daemon.log());
+    assert_eq!(daemon.terminate().code(), Some(0));
+
+    // The power comes back, and the time servers' TLS does not.
+    for server in &mut servers {
+        server.restart_without_exchange(&lab);
+    }
+    let daemon = setup.boot();
+    daemon.wait_for("verified", 30, |status| status.time.verified);
+    assert_eq!(exchanges(&daemon), 3, "none is added: {}", daemon.log());
+    assert_right(&daemon);
+}
+
+fn wrong_name() {
+    let lab = Lab::new();
+    let names = ["time.home.lan", "time.home.lan", "time.home.lan", "elsewhere.home.lan"];
+    let servers: Vec<_> =
+        (10..).zip(names).map(|(host, name)| Server::start(&lab, host, name)).collect();
+    let mut setup = lab.configure();
+    for (server, operator) in servers.iter().zip(["nist", "ptb", "netnod", "other"]) {
+        setup = source(setup, server, operator);
+    }
+    let daemon = setup.boot();
+
+    daemon.wait_for("verified", 40, |status| status.time.verified);
+    let told = eventually(Duration::from_secs(10), || {
+        let Source { verdict, failure, .. } = daemon.sources().sources.remove(3);
+        let refused = failure.is_some_and(|why| why.contains("presented for time.home.lan"));
+        (verdict == "silent" && refused).then_some(())
+    });
+    assert!(told.is_some(), "{:?}", daemon.sources());
+}
+
+/// Key exchanges that the daemons of this lab have told of.
+fn exchanges(daemon: &Daemon) -> usize {
+    daemon.log().matches("NTS keys exchanged").count()
+}
+
+fn counted(daemon: &Daemon, name: &str) -> u64 {
+    daemon.status().time.ntp.counters.get(name).copied().unwrap()
+}
+
+/// The daemon's time is this machine's, which chronyd serves.
+fn assert_right(daemon: &Daemon) {
+    let shown: jiff::Timestamp = daemon.status().time.utc.parse().unwrap();
+    let off = shown.as_second() - KernelClock.utc().secs();
+    assert!(off.abs() <= 1, "{off} s off");
+}
+
+fn source<'l>(setup: Setup<'l>, server: &Server, operator: &str) -> Setup<'l> {
+    let (ip, port) = (server.exchange.ip(), server.exchange.port());
+    setup.source_by(&format!(
+        "address = \"{ip}\"\noperator = \"{operator}\"\nname = \"time.home.lan\"\nnts = true\n\
+         nts_port = {port}\nca = \"ca.pem\""
+    ))
+}
+
+/// A chronyd that takes its clock for good and gives keys.
+struct Server {
+    host: u8,
+    exchange: SocketAddr,
+    process: Child,
+}
+
+impl Server {
+    fn start(lab: &Lab, host: u8, name: &str) -> Self {
+        let file = format!("server{host}");
+        lab.authority.issue_files_for(lab, &file, &[name], VALID);
+        let exchange = lab.place(host, 4460);
+        Self { host, exchange, process: Self::spawn(lab, host, 4460) }
+    }
+
+    fn spawn(lab: &Lab, host: u8, port: u16) -> Child {
+        let folder = lab.path(&format!("chrony{host}"));
+        let file = |ending: &str| lab.path(&format!("server{host}.{ending}"));
+        let config = format!(
+            "port 1123\nbindaddress {}\nallow 127.0.0.0/8\nlocal stratum 2\nntsport {port}\n\
+             ntsserverkey {}\nntsservercert {}\nntsdumpdir {}\n",
+            lab.address(host),
+            file("key").display(),
+            file("pem").display(),
+            folder.display(),
+        );
+        chronyd(lab, &format!("chrony{host}"), &config)
+    }
+
+    /// Its NTP server goes on with the same keys; keys are exchanged where nobody looks.
+    fn restart_without_exchange(&mut self, lab: &Lab) {
+        self.stop();
+        self.process = Self::spawn(lab, self.host, 4461);
+    }
+
+    fn stop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A chronyd that asks the daemon twice a second.
+struct Client {
+    process: Child,
+    /// Its measurements, and what else it says.
+    measurements: PathBuf,
+    log: PathBuf,
+}
+
+impl Client {
+    fn start(lab: &Lab, ca: &str) -> Self {
+        let folder = lab.path("client");
+        // This machine's clock is not the lab's: dates are not the matter here.
+        let config = format!(
+            "server {} nts ntsport {} iburst minpoll -1 maxpoll -1\nport 0\n\
+             ntstrustedcerts {}\nnocerttimecheck 100\nlogdir {}\nlog rawmeasurements\n",
+            lab.nts().ip(),
+            lab.nts().port(),
+            lab.path(ca).display(),
+            folder.display(),
+        );
+        drop(fs::remove_dir_all(&folder));
+        Self {
+            process: chronyd(lab, "client", &config),
+            measurements: folder.join("measurements.log"),
+            log: lab.path("client.log"),
+        }
+    }
+
+    /// Answers that it has checked and taken.
+    fn answers(&self) -> usize {
+        let log = fs::read_to_string(&self.measurements).unwrap_or_default();
+        log.lines().filter(|line| line.contains("111 111")).count()
+    }
+
+    fn wait_for_answers(&self, wanted: usize) {
+        let come = eventually(Duration::from_secs(20), || (self.answers() >= wanted).then_some(()));
+        assert!(come.is_some(), "{} of {wanted} answers\n{}", self.answers(), self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
+/// Starts chronyd on `config` in a folder of that name; its log is beside it.
+fn chronyd(lab: &Lab, name: &str, config: &str) -> Child {
+    let folder = lab.path(name);
+    // It asks for more than the mode that a umask leaves.
+    drop(fs::DirBuilder::new().mode(0o700).create(&folder));
+    let file = folder.join("chrony.conf");
+    let own = format!("pidfile {}/pid\ncmdport 0\nbindcmdaddress /\n", folder.display());
+    fs::write(&file, config.to_owned() + &own).unwrap();
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(lab.path(&format!("{name}.log")))
+        .unwrap();
+    let mut command = Command::new(find("chronyd").unwrap());
+    // `-x`: it may not set the clock.
+    command.args(["-x", "-d", "-U", "-u", "root", "-L", "-1", "-f"]).arg(&file);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
+
+fn end(child: &mut Child) {
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    drop(child.wait());
+}
