@@ -7,20 +7,15 @@
 mod lab;
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use firstlight::admin::report::{Source, Status};
-use firstlight::clock::Nanos;
 use firstlight::host::kernel::{KernelClock, OsClock};
-use lab::{Daemon, Lab, Setup, YEAR, eventually, find, needing};
+use lab::chrony::{Server, VALID, chronyd, end};
+use lab::{Daemon, Lab, Setup, eventually, needing};
 use libtest_mimic::{Arguments, Trial};
-
-/// By the lab's time and by this machine's.
-const VALID: (Nanos, Nanos) = (-YEAR, 10 * YEAR);
 
 fn main() {
     let trials: Vec<Trial> = vec![
@@ -164,52 +159,6 @@ fn source<'l>(setup: Setup<'l>, server: &Server, operator: &str) -> Setup<'l> {
     ))
 }
 
-/// A chronyd that takes its clock for good and gives keys.
-struct Server {
-    host: u8,
-    exchange: SocketAddr,
-    process: Child,
-}
-
-impl Server {
-    fn start(lab: &Lab, host: u8, name: &str) -> Self {
-        let file = format!("server{host}");
-        lab.authority.issue_files_for(lab, &file, &[name], VALID);
-        let exchange = lab.place(host, 4460);
-        Self { host, exchange, process: Self::spawn(lab, host, 4460) }
-    }
-
-    fn spawn(lab: &Lab, host: u8, port: u16) -> Child {
-        let folder = lab.path(&format!("chrony{host}"));
-        let file = |ending: &str| lab.path(&format!("server{host}.{ending}"));
-        let config = format!(
-            "port 1123\nbindaddress {}\nallow 127.0.0.0/8\nlocal stratum 2\nntsport {port}\n\
-             ntsserverkey {}\nntsservercert {}\nntsdumpdir {}\n",
-            lab.address(host),
-            file("key").display(),
-            file("pem").display(),
-            folder.display(),
-        );
-        chronyd(lab, &format!("chrony{host}"), &config)
-    }
-
-    /// Its NTP server goes on with the same keys; keys are exchanged where nobody looks.
-    fn restart_without_exchange(&mut self, lab: &Lab) {
-        self.stop();
-        self.process = Self::spawn(lab, self.host, 4461);
-    }
-
-    fn stop(&mut self) {
-        end(&mut self.process);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 /// A chronyd that asks the daemon twice a second.
 struct Client {
     process: Child,
@@ -258,29 +207,4 @@ impl Drop for Client {
     fn drop(&mut self) {
         end(&mut self.process);
     }
-}
-
-/// Starts chronyd on `config` in a folder of that name; its log is beside it.
-fn chronyd(lab: &Lab, name: &str, config: &str) -> Child {
-    let folder = lab.path(name);
-    // It asks for more than the mode that a umask leaves.
-    drop(fs::DirBuilder::new().mode(0o700).create(&folder));
-    let file = folder.join("chrony.conf");
-    let own = format!("pidfile {}/pid\ncmdport 0\nbindcmdaddress /\n", folder.display());
-    fs::write(&file, config.to_owned() + &own).unwrap();
-    let log = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(lab.path(&format!("{name}.log")))
-        .unwrap();
-    let mut command = Command::new(find("chronyd").unwrap());
-    // `-x`: it may not set the clock.
-    command.args(["-x", "-d", "-U", "-u", "root", "-L", "-1", "-f"]).arg(&file);
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
-}
-
-fn end(child: &mut Child) {
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-    drop(child.wait());
 }

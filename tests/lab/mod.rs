@@ -4,6 +4,7 @@
 //! Nothing here needs the internet, a privileged port, or the right time; nothing sets a clock.
 #![expect(dead_code, reason = "no test target needs all of the lab")]
 
+pub(crate) mod chrony;
 pub(crate) mod clients;
 mod daemon;
 pub(crate) mod distance;
@@ -21,6 +22,7 @@ mod witness;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread::sleep;
@@ -124,6 +126,12 @@ impl Lab {
 
     pub(crate) fn place(&self, host: u8, port: u16) -> SocketAddr {
         (IpAddr::from(self.address(host)), port).into()
+    }
+
+    /// Writes a file that nobody else may read.
+    pub(crate) fn keep_secret(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// The state directory. Opening it removes what interrupted writes left behind.
