@@ -390,6 +390,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
     assert_eq!(shown.tls.name, bare.tls.name);
     assert_eq!(shown.clock.mode, ClockMode::Steer);
     assert_eq!(shown.clock.quorum, bare.clock.quorum);
+    assert_eq!(shown.clock.holdover, bare.clock.holdover);
     for key in [
         "directory",
         "listen",
@@ -423,6 +424,8 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "ca",
         "mode",
         "quorum",
+        "holdover_drift",
+        "holdover_error",
         "leap_file",
         "kind",
         "offset",

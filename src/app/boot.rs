@@ -346,6 +346,7 @@ pub(super) fn policy(config: &Config) -> Policy {
         sources: sources.chain(refclocks).collect(),
         witnesses: targets.into_iter().map(|target| target.operator).chain(protected).collect(),
         upstream_operators: operators.len(),
+        holdover: config.clock.holdover,
     }
 }
 

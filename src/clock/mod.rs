@@ -19,7 +19,7 @@ pub use select::{Agreement, Interval, agreement};
 pub use sources::{Kiss, Polls, Reading, SourceId, SourceKind, SourceSpec, Verdict};
 pub use status::{LastReading, SourceReport, Trouble};
 pub use time::{Nanos, ParseTimeError, UnixTime, describe, magnitude, nanos};
-pub use trust::{Basis, Event, Now, Policy, Resumed, Trust};
+pub use trust::{Basis, Event, Holdover, Now, Policy, Resumed, Trust};
 pub use witnesses::{Testimony, WitnessId};
 
 /// How far the clock is trusted.

@@ -11,12 +11,8 @@ use super::trust::{Now, Resumed, Trust};
 use super::witnesses::Testimony;
 use super::{CertDates, Level, NtpStatus};
 
-/// Beyond this error the time is served as unsynchronised; chrony's clients stop there too.
-const MAX_DISPERSION: Duration = Duration::from_secs(3);
 /// Frequency tolerance of a clock whose frequency nothing has measured (PHI, RFC 5905 section 7.2).
 const PHI_PPM: u32 = 15;
-/// The same, once an hour of discipline has measured it.
-const MEASURED_PPM: u32 = 2;
 /// After this long under discipline the frequency counts as measured.
 const MEASURED_AFTER: Duration = Duration::from_secs(3600);
 
@@ -102,7 +98,7 @@ impl Trust {
         let measured = self
             .disciplined_since
             .is_some_and(|since| now.mono.saturating_duration_since(since) > MEASURED_AFTER);
-        let growth_ppm = if measured { MEASURED_PPM } else { PHI_PPM };
+        let growth_ppm = if measured { self.policy.holdover.drift_ppm } else { PHI_PPM };
         let Some(estimate) = self.estimate else {
             return NtpStatus {
                 synchronized: false,
@@ -131,7 +127,7 @@ impl Trust {
             Level::Cold | Level::Coarse => false,
             Level::Suspect => self.confirmed,
             Level::Holdover | Level::Disciplined => true,
-        } && status.root_dispersion_at(now.mono) < MAX_DISPERSION
+        } && status.root_dispersion_at(now.mono) < self.policy.holdover.limit
             && estimate.stratum < 16;
         status
     }

@@ -275,6 +275,35 @@ fn leap_seconds_are_announced_by_the_majority_on_the_last_day_of_a_month_alone()
     assert_eq!(announced(&mut world, [2, 2, 2]), 2);
 }
 
+#[test]
+fn in_holdover_the_error_grows_as_configured_until_the_clock_is_not_to_be_believed() {
+    let sources = [("a", Server, false), ("b", Server, false), ("c", Server, false)];
+    for (drift_ppm, limit) in [(2, 3), (100, 3), (100, 1)] {
+        let holdover = Holdover { drift_ppm, limit: Duration::from_secs(limit) };
+        let policy = Policy { holdover, ..World::of(&sources).trust.policy };
+        let mut world = World::with(policy);
+        let error = |world: &World| {
+            let status = world.trust.ntp_status(world.now());
+            (status.synchronized, status.root_dispersion_at(world.now))
+        };
+        // An hour and a half.
+        for _ in 0..340 {
+            world.hear(1, &[(0, 0), (1, 0), (2, 0)]);
+            world.happen(&Happening::Pass(15_000));
+        }
+        let (_, before) = error(&world);
+        assert!(before < Duration::from_millis(100), "{before:?}");
+
+        let lasts = 1_000_000 * limit / u64::from(drift_ppm);
+        world.happen(&Happening::Pass(lasts * 900));
+        let (synchronized, after) = error(&world);
+        let grown = (after - before).as_secs_f64() / Duration::from_secs(limit).as_secs_f64();
+        assert!(synchronized && (0.89..0.91).contains(&grown), "{grown}");
+        world.happen(&Happening::Pass(lasts * 100));
+        assert!(!error(&world).0, "{:?}", error(&world));
+    }
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     // Mostly honest, so that the machine gets somewhere.
     let offset = prop_oneof![6 => -20i64..20, 1 => -3_000i64..3_000, 1 => Just(157_788_000_000)];
@@ -317,6 +346,7 @@ impl World {
             ],
             witnesses: vec!["w".into(), "x".into(), "a".into()],
             upstream_operators: 2,
+            holdover: Holdover::default(),
         };
         Self::with(policy)
     }

@@ -30,6 +30,25 @@ pub struct Policy {
     pub witnesses: Vec<String>,
     /// How many operators run the upstream resolvers.
     pub upstream_operators: usize,
+    /// What is served while no source answers.
+    pub holdover: Holdover,
+}
+
+/// What a clock is worth that was disciplined and is left to itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Holdover {
+    /// By how much it goes astray, in parts per million, once an hour of discipline has measured its
+    /// frequency.
+    pub drift_ppm: u32,
+    /// Beyond this error NTP clients are told that it is not synchronized.
+    pub limit: Duration,
+}
+
+impl Default for Holdover {
+    /// A board at room temperature; chrony's clients, too, stop at three seconds.
+    fn default() -> Self {
+        Self { drift_ppm: 2, limit: Duration::from_secs(3) }
+    }
 }
 
 impl Policy {

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
-use crate::clock::Polls;
+use crate::clock::{Holdover, Polls};
 use crate::names::Entry;
 use crate::wire::Name;
 
@@ -264,6 +264,8 @@ pub struct Clock {
     pub mode: ClockMode,
     /// Fewest sources that must agree.
     pub quorum: usize,
+    /// What the clock is worth while no source answers.
+    pub holdover: Holdover,
     /// `[[clock.source]]`, in order of the file.
     pub sources: Vec<Source>,
     /// `[[clock.refclock]]`, in order of the file.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::clock::Polls;
+use crate::clock::{Holdover, Polls};
 use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
@@ -118,6 +118,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
                 .choice("mode", &[("steer", ClockMode::Steer), ("observe", ClockMode::Observe)])
                 .unwrap_or(ClockMode::Steer),
             quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
+            holdover: read_holdover(table),
             sources: table.tables("source", |table| read_source(table, file)),
             refclocks: table.tables("refclock", |table| read_refclock(table, file)),
             leap_file: table.text("leap_file", file),
@@ -306,6 +307,16 @@ fn read_nts(
         table.error("key", "a source is asked with a shared key or under NTS, not both", remedy);
     }
     Some(Nts { port: port.unwrap_or(4460), ca })
+}
+
+/// What the clock is worth while no source answers.
+fn read_holdover(table: &mut Table<'_, '_>) -> Holdover {
+    let usual = Holdover::default();
+    let limit = table.number("holdover_error", 1..=16).map(u64::from);
+    Holdover {
+        drift_ppm: table.number("holdover_drift", 1..=500).unwrap_or(usual.drift_ppm),
+        limit: limit.map_or(usual.limit, Duration::from_secs),
+    }
 }
 
 /// The interval between questions, in powers of two of a second as RFC 5905 has it.

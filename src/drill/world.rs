@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::clock::{
-    CertDates, Floor, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor, SourceId,
+    CertDates, Floor, Holdover, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor, SourceId,
     SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude, nanos,
 };
 use crate::health::Change;
@@ -165,6 +165,7 @@ impl World {
             sources: setup.sources.iter().map(spec).collect(),
             witnesses: setup.witnesses.iter().map(ToString::to_string).collect(),
             upstream_operators: operators.len(),
+            holdover: Holdover::default(),
         };
         let now = Now { mono: start, utc: setup.guess };
         let trust = Trust::new(policy, Floor::new(setup.build, setup.saved), setup.resumed, now);
