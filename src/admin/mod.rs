@@ -73,6 +73,8 @@ pub enum Request {
     Sources,
     /// Everything at a glance.
     Status,
+    /// What is known of time.
+    Tracking,
     /// The upstreams, one by one.
     Upstreams,
 }
@@ -84,7 +86,11 @@ impl Request {
         match self {
             Self::Cache { name } => name.is_some(),
             Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
-            Self::Health { .. } | Self::Sources | Self::Status | Self::Upstreams => false,
+            Self::Health { .. }
+            | Self::Sources
+            | Self::Status
+            | Self::Tracking
+            | Self::Upstreams => false,
         }
     }
 }

@@ -95,6 +95,15 @@ pub struct Ntp {
     /// A leap second at the end of the UTC day: 0 none, 1 inserted, 2 deleted.
     #[serde(default)]
     pub leap: u8,
+    /// When the clock was last found right or set, RFC 3339.
+    #[serde(default)]
+    pub reference_time: String,
+    /// Seconds by which the best source was ahead of our clock when it last answered.
+    #[serde(default)]
+    pub last_offset: Option<f64>,
+    /// Seconds between two questions to it.
+    #[serde(default)]
+    pub interval: Option<f64>,
     /// Seconds.
     pub root_delay: f64,
     /// Seconds.

@@ -17,7 +17,7 @@ use super::services::{Services, asked};
 use super::steward::{Message, Steward};
 use super::supervise::panics;
 use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
-use crate::clock::{CertDates, UnixTime};
+use crate::clock::{CertDates, UnixTime, Verdict};
 use crate::config::{self, ClockMode, Plaintext, RefClockKind};
 use crate::node::Input;
 use crate::node::ports::{Clock, Steer};
@@ -61,6 +61,7 @@ impl Control for Desk {
                 Request::Health { .. }
                 | Request::SetFloor { .. }
                 | Request::Sources
+                | Request::Tracking
                 | Request::Status
                 | Request::Upstreams => Message::Ask(request, reply),
             };
@@ -113,6 +114,7 @@ impl Steward {
                 json(&self.status())
             }
             Request::Sources => json(&self.sources()),
+            Request::Tracking => json(&self.time()),
             Request::Status => json(&self.status()),
             Request::Upstreams => json(&self.upstreams()),
         }
@@ -149,6 +151,11 @@ impl Steward {
         let (floor, origin) = self.node.trust().floor(now.mono);
         let ntp = self.node.trust().ntp_status(now);
         let counts = self.services.ntp_server.counts();
+        let agreeing =
+            self.node.trust().sources(now).filter(|it| it.verdict == Verdict::Truechimer);
+        let best = agreeing
+            .filter_map(|source| Some((source.interval, source.last?)))
+            .min_by_key(|(_, last)| last.error);
         let malformed = [&counts.short, &counts.wrong_mode, &counts.wrong_version];
         report::Time {
             utc: now.utc.to_string(),
@@ -181,6 +188,9 @@ impl Steward {
                     String::new()
                 },
                 leap: ntp.leap,
+                reference_time: ntp.reference_time.to_string(),
+                last_offset: best.map(|(_, last)| seconds(last.offset)),
+                interval: best.map(|(interval, _)| interval.as_secs_f64()),
                 root_delay: ntp.root_delay.as_secs_f64(),
                 root_dispersion: ntp.root_dispersion_at(now.mono).as_secs_f64(),
                 answered: counts.answered.load(Ordering::Relaxed),

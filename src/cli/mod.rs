@@ -13,6 +13,7 @@ mod run;
 mod sources;
 mod status;
 mod table;
+mod tracking;
 mod trial;
 mod upstreams;
 mod wait_clock;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => Ok(run::run(run)),
         Command::Sources(sources) => sources::run(&sources),
         Command::Status(look) => status::run(&look),
+        Command::Tracking(look) => tracking::run(&look),
         Command::Try(how) => trial::run(&how),
         Command::Upstreams(upstreams) => upstreams::run(&upstreams),
         Command::WaitClock(wait) => wait_clock::run(&wait),
@@ -66,6 +68,8 @@ enum Command {
     Status(daemon::Look),
     /// Show the time sources, as `chronyc sources` does, and the witnesses.
     Sources(sources::Sources),
+    /// Show what is known of time, as `chronyc tracking` does.
+    Tracking(daemon::Look),
     /// Show the upstreams.
     Upstreams(upstreams::Upstreams),
     /// Tell by the exit code whether a part does its work: 0 or 1, and 3 without a daemon.

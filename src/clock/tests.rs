@@ -297,7 +297,8 @@ fn in_holdover_the_error_grows_as_configured_until_the_clock_is_not_to_be_believ
         let lasts = 1_000_000 * limit / u64::from(drift_ppm);
         world.happen(&Happening::Pass(lasts * 900));
         let (synchronized, after) = error(&world);
-        let grown = (after - before).as_secs_f64() / Duration::from_secs(limit).as_secs_f64();
+        let grown =
+            (after.as_secs_f64() - before.as_secs_f64()) / Duration::from_secs(limit).as_secs_f64();
         assert!(synchronized && (0.89..0.91).contains(&grown), "{grown}");
         world.happen(&Happening::Pass(lasts * 100));
         assert!(!error(&world).0, "{:?}", error(&world));

@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::clock::{
-    CertDates, Floor, Holdover, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor, SourceId,
-    SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude, nanos,
+    CertDates, Floor, Holdover, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor,
+    SourceId, SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude,
+    nanos,
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
