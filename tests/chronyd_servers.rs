@@ -8,6 +8,8 @@ mod lab;
 
 use std::time::Duration;
 
+use firstlight::admin::Request;
+use firstlight::admin::report::Status;
 use firstlight::host::kernel::{KernelClock, OsClock};
 use lab::chrony::{KEYS, Server};
 use lab::{HOUR, Lab, Says, TimeSource, eventually, needing};
@@ -22,7 +24,7 @@ enum By {
 
 fn main() {
     let trial = |name: &str, by, liars| needing("chronyd", name, move || outvoted(by, liars));
-    let trials: Vec<Trial> = vec![
+    let mut trials: Vec<Trial> = vec![
         trial("four_chronyd_outvote_a_liar", By::Nothing, 1),
         trial("three_chronyd_outvote_two_liars_who_agree", By::Nothing, 2),
         trial("four_chronyd_with_a_key_outvote_a_liar", By::Key, 1),
@@ -30,9 +32,42 @@ fn main() {
         trial("four_chronyd_under_nts_outvote_a_liar", By::Nts, 1),
         trial("three_chronyd_under_nts_outvote_two_liars_who_agree", By::Nts, 2),
     ];
+    let reload = "a_key_file_that_is_broken_costs_its_source_until_it_is_mended_and_read_again";
+    trials.push(needing("chronyd", reload, broken_keys));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(3);
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A line that is wrong costs its key alone, is a condition, and is mended by a reload.
+fn broken_keys() {
+    let lab = Lab::new();
+    let server = Server::start(&lab, 10, "time.home.lan");
+    lab.keep_secret("own.keys", "1 AES128 HEX:00\n7 SHA1 ASCII:other\n");
+    let ip = server.exchange.ip();
+    let setup = lab
+        .configure()
+        .replacing("[ntp]\n", "[ntp]\nkeys = \"own.keys\"\n")
+        .source_by(&format!("address = \"{ip}\"\nport = 1123\nkey = 1"));
+    let daemon = setup.boot();
+
+    let broken = |status: &Status| status.conditions.iter().any(|it| it.name == "ntp-keys");
+    let status = daemon.wait_for("the condition", 5, broken);
+    let condition = status.conditions.iter().find(|it| it.name == "ntp-keys").unwrap();
+    assert!(
+        condition.text.contains("own.keys: line 1: key 1: an AES128 key has 16"),
+        "{condition:?}"
+    );
+    let source = daemon.sources().sources.remove(0);
+    assert!(source.failure.is_some_and(|why| why.contains("key 1 is not in the file")));
+
+    lab.keep_secret("own.keys", KEYS.1);
+    daemon.call(&Request::Reload).unwrap();
+    daemon.wait_for("no condition", 5, |status| !broken(status));
+    let heard = eventually(Duration::from_secs(20), || {
+        daemon.sources().sources[0].age.is_some().then_some(())
+    });
+    assert!(heard.is_some(), "{:?}", daemon.sources());
 }
 
 fn outvoted(by: By, liars: u8) {

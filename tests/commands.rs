@@ -18,9 +18,17 @@ use tokio::runtime::Runtime;
 fn without_a_daemon_the_commands_say_so_and_exit_with_3() {
     let folder = Folder::fresh();
 
-    for command in
-        ["status", "sources", "tracking", "upstreams", "health", "reload", "cache", "flush"]
-    {
+    for command in [
+        "status",
+        "sources",
+        "tracking",
+        "clients",
+        "upstreams",
+        "health",
+        "reload",
+        "cache",
+        "flush",
+    ] {
         let (code, out, err) = folder.run(&[command]);
 
         assert_eq!((code, out.as_str()), (3, ""), "{command}");
@@ -142,6 +150,7 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         Request::Cache { .. }
         | Request::Health { .. }
         | Request::SetFloor { .. }
+        | Request::Clients
         | Request::Sources
         | Request::Tracking
         | Request::Status

@@ -423,6 +423,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "port",
         "ca",
         "mode",
+        "remember",
         "quorum",
         "holdover_drift",
         "holdover_error",

@@ -39,6 +39,7 @@ fn main() {
         trial("our_client_reads_chronyds_answer", chronyd_missing(), read_chronyd),
         trial("ntpdig_believes_a_disciplined_clock", ntpdig_missing(), || ntpdig(true)),
         trial("ntpdig_refuses_a_clock_before", ntpdig_missing(), || ntpdig(false)),
+        trial("ntpdig_is_answered_with_the_code_of_a_shared_key", ntpdig_missing(), keyed_ntpdig),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -213,8 +214,30 @@ fn ntpdig(synchronized: bool) -> Result<(), Failed> {
     expect(believed == synchronized, &output)
 }
 
+/// It takes keys of its own form, and prints `auth` for what is wrong with an answer.
+fn keyed_ntpdig() -> Result<(), Failed> {
+    let served = Served::start(true, NTPDIG_ADDRESSES[2]);
+    let folder = Folder::new("ntpdig")?;
+    served.server.set_keys(folder.keys("ours", OURS)?);
+    folder
+        .keys("theirs", "1 AES 000102030405060708090A0B0C0D0E0F\n2 SHA1 secret\n3 SHA1 theirs\n")?;
+    for (key, believed) in [("1", true), ("2", true), ("3", false)] {
+        let output = Command::new(find("ntpdig").ok_or("ntpdig is gone")?)
+            .args(["-4", "-j", "-t", "1", "-a", key, "-k"])
+            .arg(folder.0.join("theirs"))
+            .arg(served.address.ip().to_string())
+            .stdin(Stdio::null())
+            .output()?;
+        expect(text(&output).contains("\"stratum\":2") == believed, &output)?;
+    }
+    let counts = served.server.counts();
+    let (right, wrong) = (&counts.authenticated, &counts.unauthenticated);
+    let (right, wrong) = (right.load(Ordering::Relaxed), wrong.load(Ordering::Relaxed));
+    if (right, wrong) == (2, 1) { Ok(()) } else { Err(format!("{right}, {wrong}").into()) }
+}
+
 /// `ntpdig` asks port 123 only. These addresses are nobody else's.
-const NTPDIG_ADDRESSES: [&str; 2] = ["127.7.31.12:123", "127.7.31.13:123"];
+const NTPDIG_ADDRESSES: [&str; 3] = ["127.7.31.12:123", "127.7.31.13:123", "127.7.31.14:123"];
 
 /// firstlight's server on a loopback address. It observes: the machine's clock is only read.
 struct Served {

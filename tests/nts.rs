@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
+use firstlight::admin::Request;
 use firstlight::admin::report::{Source, Status};
 use firstlight::host::kernel::{KernelClock, OsClock};
 use lab::chrony::{Server, VALID, chronyd, end};
@@ -50,6 +51,8 @@ fn serve() {
     client.wait_for_answers(3);
     assert_eq!(counted(&daemon, "nts_keys_exchanged"), 1);
     assert!(counted(&daemon, "nts") >= 3);
+    let clients = daemon.call(&Request::Clients).unwrap();
+    assert_eq!(clients[0]["how"], "nts", "{clients}");
 
     certify();
     std::thread::sleep(Duration::from_secs(5));

@@ -49,6 +49,8 @@ pub enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    /// Who asks for the time.
+    Clients,
     /// Forget cached answers.
     Flush {
         /// Those of this name alone; `None`: all.
@@ -85,7 +87,7 @@ impl Request {
     pub const fn needs_privilege(&self) -> bool {
         match self {
             Self::Cache { name } => name.is_some(),
-            Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
+            Self::Clients | Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
             Self::Health { .. }
             | Self::Sources
             | Self::Status

@@ -121,6 +121,23 @@ pub struct Ntp {
     pub counters: std::collections::BTreeMap<String, u64>,
 }
 
+/// An address that asks for the time.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Client {
+    /// Whose.
+    pub address: String,
+    /// Its questions.
+    pub asked: u64,
+    /// Those that got no answer.
+    pub dropped: u64,
+    /// Seconds since the last one.
+    pub last: f64,
+    /// Mean seconds between two.
+    pub interval: Option<f64>,
+    /// How the last one was protected: `plain`, `key` or `nts`.
+    pub how: String,
+}
+
 /// Answers to DNS questions.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Dns {

@@ -59,6 +59,7 @@ impl Control for Desk {
                 }
                 Request::Reload => Message::Reload(Some(reply)),
                 Request::Health { .. }
+                | Request::Clients
                 | Request::SetFloor { .. }
                 | Request::Sources
                 | Request::Tracking
@@ -113,6 +114,7 @@ impl Steward {
                 self.feed(Input::SetFloor(UnixTime::from_secs(*seconds)));
                 json(&self.status())
             }
+            Request::Clients => json(&self.clients()),
             Request::Sources => json(&self.sources()),
             Request::Tracking => json(&self.time()),
             Request::Status => json(&self.status()),
@@ -235,6 +237,20 @@ impl Steward {
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,
         })
+    }
+
+    fn clients(&self) -> Vec<report::Client> {
+        let now = self.boot.clock.mono();
+        let clients = self.services.ntp_server.clients().into_iter();
+        let report = clients.map(|client| report::Client {
+            address: client.address.to_string(),
+            asked: client.asked,
+            dropped: client.dropped,
+            last: now.saturating_duration_since(client.last).as_secs_f64(),
+            interval: client.interval.map(|interval| interval.as_secs_f64()),
+            how: word(&client.how),
+        });
+        report.collect()
     }
 
     fn sources(&self) -> report::Sources {

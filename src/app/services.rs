@@ -57,6 +57,8 @@ pub(super) struct Services {
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
+    /// What is wrong with the keys that are shared with NTP clients and sources.
+    keys_trouble: Mutex<Option<String>>,
     pub(super) nts: KeepOpen<KeyExchangeListen>,
     pub(super) client: tls::Client,
     pub(super) clock: Arc<dyn Clock>,
@@ -109,7 +111,8 @@ impl Services {
             Arc::clone(&ntp_status),
             rate(config.ntp.rate),
         ));
-        set_keys(&ntp_server, config);
+        let keys_trouble = Mutex::new(set_keys(&ntp_server, config));
+        ntp_server.set_remember(config.ntp.remember);
         let listen = DatagramListen::new("NTP", "ntp", Arc::clone(&ntp_server));
         let ntp = KeepOpen::start(listen, &config.ntp.listen, &runtime);
         ntp_server.set_cookie_keys(Arc::new(cookie_keys(boot)));
@@ -139,6 +142,7 @@ impl Services {
             ntp,
             ntp_server,
             ntp_status,
+            keys_trouble,
             nts,
             client,
             clock,
@@ -173,7 +177,9 @@ impl Services {
         self.ntp.set(&config.ntp.listen);
         set_ntp_port(&self.nts.listen().0, config);
         self.nts.set(&config.nts.listen);
-        set_keys(&self.ntp_server, config);
+        *self.keys_trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+            set_keys(&self.ntp_server, config);
+        self.ntp_server.set_remember(config.ntp.remember);
         if before.ntp.rate != config.ntp.rate {
             self.ntp_server.set_rate(rate(config.ntp.rate));
         }
@@ -192,6 +198,11 @@ impl Services {
         let (forwarder, reports) = Forwarder::new(asked(config), self.client.clone(), trust);
         self.forwarder.replace(forwarder);
         Some(reports)
+    }
+
+    /// What is wrong with the keys that are shared with NTP clients and sources.
+    pub(super) fn keys_trouble(&self) -> Option<String> {
+        self.keys_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Learns of which networks this machine is part: their clients are local ones.
@@ -270,19 +281,22 @@ fn set_ntp_port(exchange: &KeyExchange, config: &Config) {
 }
 
 /// Reads the keys that are shared with NTP clients and sources; without a usable file those known
-/// before go on.
-fn set_keys(server: &TimeServer, config: &Config) {
-    let Some(file) = &config.ntp.keys else { return server.set_keys(Keys::default()) };
+/// before go on. Returns what is wrong.
+fn set_keys(server: &TimeServer, config: &Config) -> Option<String> {
+    let Some(file) = &config.ntp.keys else {
+        server.set_keys(Keys::default());
+        return None;
+    };
     match Keys::from_file(file) {
         Ok((keys, doubts)) => {
-            for doubt in doubts {
-                warn!("NTP keys: {doubt}");
-            }
             server.set_keys(keys);
+            (!doubts.is_empty())
+                .then(|| format!("NTP keys: {}; the others are in use", doubts.join("; ")))
         }
-        Err(error) => {
-            error!(%error, "the NTP keys cannot be read; those read before go on, and sources whose key is missing are not asked");
-        }
+        Err(error) => Some(format!(
+            "the NTP keys cannot be read: {error}; those read before go on, and sources whose key is missing \
+             are not asked; mend the file and run `firstlight reload`"
+        )),
     }
 }
 

@@ -345,6 +345,8 @@ impl Steward {
             None => {}
         }
         self.report_listeners();
+        let keys = self.services.keys_trouble().map(|text| (Severity::Warning, text));
+        self.feed(Input::Condition { name: "ntp-keys", held: keys });
         self.report_refclocks();
         self.look_at_leap_file(now);
         self.look_at_uplink(now);

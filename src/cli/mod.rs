@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod clients;
 mod daemon;
 mod drill;
 pub mod exit;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => Ok(run::run(run)),
         Command::Sources(sources) => sources::run(&sources),
         Command::Status(look) => status::run(&look),
+        Command::Clients(clients) => clients::run(&clients),
         Command::Tracking(look) => tracking::run(&look),
         Command::Try(how) => trial::run(&how),
         Command::Upstreams(upstreams) => upstreams::run(&upstreams),
@@ -68,6 +70,8 @@ enum Command {
     Status(daemon::Look),
     /// Show the time sources, as `chronyc sources` does, and the witnesses.
     Sources(sources::Sources),
+    /// Show who asks for the time, as `chronyc clients` does (needs privilege).
+    Clients(clients::Clients),
     /// Show what is known of time, as `chronyc tracking` does.
     Tracking(daemon::Look),
     /// Show the upstreams.

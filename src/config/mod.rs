@@ -253,6 +253,8 @@ pub struct Ntp {
     pub clients: Vec<ClientNetwork>,
     /// Questions a second that one address may ask; 0: any number.
     pub rate: u32,
+    /// Whether `firstlight clients` may show who asks.
+    pub remember: bool,
     /// Keys that are shared with clients and sources, in chrony's format.
     pub keys: Option<PathBuf>,
 }

@@ -110,6 +110,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             listen: listen(table, 123),
             clients: clients(table),
             rate: table.number("rate", 0..=RATE_MAX).unwrap_or(16),
+            remember: table.boolean("remember").unwrap_or(true),
             keys: table.text("keys", file),
         }),
         nts: root.table("nts", |table| NtsListen { listen: listen(table, 4460) }),

@@ -1,5 +1,6 @@
 //! The NTP edge: client, engine, reference clocks, server.
 
+mod census;
 pub mod client;
 pub mod engine;
 mod interleaved;

@@ -6,7 +6,7 @@ mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,6 +15,8 @@ use crate::clock::{NtpStatus, UnixTime};
 use crate::net::rate::{Limiter, Rate};
 use crate::net::{Clients, Datagram, Handler, Socket};
 use crate::node::ports::Clock;
+use crate::ntp::census::{Census, Met};
+pub use crate::ntp::census::{Client, How};
 use crate::ntp::interleaved::Earlier;
 use crate::ntp::keys::{Keys, Seal};
 use crate::ntp::nts::cookies::{self, CookieKeys, Protection};
@@ -131,6 +133,9 @@ pub struct TimeServer {
     cookies: ArcSwapOption<CookieKeys>,
     clients: ArcSwapOption<Clients>,
     earlier: Earlier,
+    /// Whether clients are remembered.
+    remember: AtomicBool,
+    census: Census,
     limiter: ArcSwapOption<Limiter>,
     start: Instant,
     /// Milliseconds since `start` before which no kiss is sent.
@@ -185,6 +190,8 @@ impl TimeServer {
             cookies: ArcSwapOption::empty(),
             clients: ArcSwapOption::empty(),
             earlier: Earlier::new(),
+            remember: AtomicBool::new(true),
+            census: Census::new(),
             limiter,
             start,
             next_kiss,
@@ -225,6 +232,20 @@ impl TimeServer {
         self.keys.load_full()
     }
 
+    /// Whether addresses that ask are remembered; those known are forgotten if not.
+    pub fn set_remember(&self, remember: bool) {
+        self.remember.store(remember, Ordering::Relaxed);
+        if !remember {
+            self.census.forget();
+        }
+    }
+
+    /// The addresses that have asked, who asked most first.
+    #[must_use]
+    pub fn clients(&self) -> Vec<Client> {
+        self.census.clients()
+    }
+
     /// Forgets when answers left: the clock has been set since.
     pub fn clock_was_set(&self) {
         self.earlier.forget();
@@ -236,7 +257,8 @@ impl TimeServer {
         &self.counts
     }
 
-    /// Appends the answer to `reply`, if there is one.
+    /// Appends the answer to `reply`, if there is one. Says how it is protected; `None` if who asks is
+    /// not a client.
     fn answer(
         &self,
         question: &[u8],
@@ -244,10 +266,10 @@ impl TimeServer {
         stamp: Option<UnixTime>,
         own: &mut Leaving,
         reply: &mut Vec<u8>,
-    ) {
+    ) -> Option<How> {
         if self.clients.load().as_ref().is_some_and(|clients| !clients.contain(from)) {
             self.counts.denied.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         }
         let keys = self.keys.load();
         let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
@@ -256,14 +278,17 @@ impl TimeServer {
         let protection =
             if question.len() > NTS_LEAST { self.protection(question) } else { Protection::None };
         if let Protection::Wrong { unique_id } = protection {
-            return self.nak(question, unique_id, from, received, reply);
+            self.nak(question, unique_id, from, received, reply);
+            return Some(How::Plain);
         }
-        let Some(answer) = self.header(question, from, received, own) else { return };
+        let Some(answer) = self.header(question, from, received, own) else {
+            return Some(How::Plain);
+        };
         reply.extend_from_slice(&answer);
         if let Protection::Right(protected) = protection {
             protected.seal(reply);
             self.counts.nts.fetch_add(1, Ordering::Relaxed);
-            return;
+            return Some(How::Nts);
         }
         match seal {
             Seal::Right(id) => {
@@ -271,13 +296,15 @@ impl TimeServer {
                     key.seal(id, reply);
                     self.counts.authenticated.fetch_add(1, Ordering::Relaxed);
                 }
+                Some(How::Key)
             }
             Seal::Wrong(_) => {
                 // A code of four octets, all of them 0 (RFC 5905 section 7.3).
                 reply.extend_from_slice(&[0; 4]);
                 self.counts.unauthenticated.fetch_add(1, Ordering::Relaxed);
+                Some(How::Plain)
             }
-            Seal::Nak | Seal::None => {}
+            Seal::Nak | Seal::None => Some(How::Plain),
         }
     }
 
@@ -364,7 +391,7 @@ impl TimeServer {
         let earlier = self.earlier.sent_at(from, question.origin_timestamp);
         let received = wire::from_utc(received);
         self.earlier.answering(from, received);
-        own.0.push((from, received));
+        own.stamped.push((from, received));
         let earlier = earlier.filter(|_| question.receive_timestamp != question.transmit_timestamp);
         if earlier.is_some() {
             self.counts.interleaved.fetch_add(1, Ordering::Relaxed);
@@ -397,24 +424,37 @@ impl Handler for TimeServer {
         reply: &mut Vec<u8>,
     ) {
         let from = datagram.peer.address.ip();
-        self.answer(datagram.payload, from, datagram.stamp, own, reply);
+        let before = reply.len();
+        let how = self.answer(datagram.payload, from, datagram.stamp, own, reply);
+        if let Some(how) = how.filter(|_| self.remember.load(Ordering::Relaxed)) {
+            own.met.push(Met { from, answered: reply.len() > before, how });
+        }
     }
 
     fn sending(&self, own: &mut Leaving) {
-        if own.0.is_empty() {
+        if !own.met.is_empty() {
+            // Once a batch, not once a datagram: the threads share it.
+            self.census.count(own.met.drain(..), self.clock.mono());
+        }
+        if own.stamped.is_empty() {
             return;
         }
         // Before the system call: after it, the client's machine may long have received them.
         let sent = wire::from_utc(self.clock.utc());
-        for (client, received) in own.0.drain(..) {
+        for (client, received) in own.stamped.drain(..) {
             self.earlier.left(client, received, sent);
         }
     }
 }
 
-/// Answers of a batch whose clients want to know when they left, by client and receive timestamp.
+/// What a thread knows of its batch.
 #[derive(Debug, Default)]
-pub struct Leaving(Vec<(IpAddr, u64)>);
+pub struct Leaving {
+    /// Answers whose clients want to know when they left, by client and receive timestamp.
+    stamped: Vec<(IpAddr, u64)>,
+    /// Who has asked.
+    met: Vec<Met>,
+}
 
 /// What one address may ask: four times `per_second` at once, so that there is room for a burst at
 /// start (RFC 5905 section 13: 8 questions, 2 s apart) of every machine behind one address
