@@ -67,6 +67,9 @@ fn a_connection_that_says_nothing_costs_nobody_else() {
     drop(idle);
 }
 
+const DAMAGED: [&str; 5] =
+    ["state/floor", "state/config", "state/fallback-ca", "state/nts-cookies", "run/time"];
+
 #[test]
 fn state_files_of_garbage_or_cut_short_are_set_aside_and_made_again() {
     let lab = Lab::new();
@@ -75,8 +78,7 @@ fn state_files_of_garbage_or_cut_short_are_set_aside_and_made_again() {
     daemon.wait_for("time is verified and kept", 20, |status| {
         status.time.verified && status.time.level == "disciplined"
     });
-    let files = ["state/floor", "state/config", "state/fallback-ca", "run/time"];
-    let kept = files.map(|file| lab.path(file));
+    let kept = DAMAGED.map(|file| lab.path(file));
     assert!(daemon.terminate().success());
     let whole = kept.clone().map(|file| fs::read(file).unwrap());
     let garbage: Vec<u8> = (0..=255).collect();
@@ -104,10 +106,12 @@ fn comes_up_with_fresh_files(lab: &Lab) {
     });
     assert!(daemon.terminate().success());
 
-    for aside in ["state/config.bad", "state/floor.bad", "state/fallback-ca.bad", "run/time.bad"] {
-        fs::remove_file(lab.path(aside)).unwrap_or_else(|error| panic!("{aside}: {error}"));
+    for file in DAMAGED {
+        let aside = lab.path(&format!("{file}.bad"));
+        fs::remove_file(aside).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
-    assert_eq!(lab.names_in("state"), ["config", "fallback-ca", "fallback-ca.pem", "floor"]);
+    let made = ["config", "fallback-ca", "fallback-ca.pem", "floor", "nts-cookies"];
+    assert_eq!(lab.names_in("state"), made);
     assert!(lab.kept_floor().unwrap() > truth().secs() - 60);
     assert!(lab.state().read("config").unwrap().is_some());
     assert!(lab.state().read("fallback-ca").unwrap().is_some());

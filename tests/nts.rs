@@ -15,7 +15,7 @@ use firstlight::admin::Request;
 use firstlight::admin::report::{Source, Status};
 use firstlight::host::kernel::{KernelClock, OsClock};
 use lab::chrony::{Server, VALID, chronyd, end};
-use lab::{Daemon, Lab, Setup, eventually, needing};
+use lab::{DAY, Daemon, HOUR, Lab, Setup, YEAR, eventually, needing};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
@@ -28,6 +28,7 @@ fn main() {
             boot_on_cookies,
         ),
         needing("chronyd", "a_server_with_another_s_certificate_is_not_believed", wrong_name),
+        needing("chronyd", "keys_got_in_1970_by_an_expired_certificate_are_dropped", stolen),
     ];
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(trials.len());
@@ -145,6 +146,32 @@ fn exchanges(daemon: &Daemon) -> usize {
 
 fn counted(daemon: &Daemon, name: &str) -> u64 {
     daemon.status().time.ntp.counters.get(name).copied().unwrap()
+}
+
+/// It expired after the floor: while the time is not known, nothing speaks against it.
+fn stolen() {
+    let lab = Lab::new();
+    let half_a_day_after_the_release = (-YEAR, -29 * DAY - 12 * HOUR);
+    let name = "time.home.lan";
+    let mut servers: Vec<_> = (10..13).map(|host| Server::start(&lab, host, name)).collect();
+    servers.push(Server::start_with(&lab, 13, name, half_a_day_after_the_release));
+    let mut setup = lab.configure();
+    for (server, operator) in servers.iter().zip(["nist", "ptb", "netnod", "stolen"]) {
+        setup = source(setup, server, operator);
+    }
+    let mut daemon = setup.boot();
+
+    daemon.wait_for("verified", 40, |status| status.time.verified);
+    let dropped = eventually(Duration::from_secs(30), || {
+        let Source { failure, nts_cookies, .. } = daemon.sources().sources.remove(3);
+        let expired = failure.is_some_and(|why| why.contains("time.home.lan is expired"));
+        (expired && nts_cookies == Some(0)).then_some(())
+    });
+    assert!(dropped.is_some(), "{:?}\n{}", daemon.sources(), daemon.log());
+    assert!(daemon.log().contains("NTS keys are dropped"), "{}", daemon.log());
+    assert!(daemon.terminate().success());
+    let kept = String::from_utf8(lab.state().read("nts-sessions").unwrap().unwrap()).unwrap();
+    assert_eq!(kept.matches("time.home.lan").count(), 3, "{kept}");
 }
 
 /// The daemon's time is this machine's, which chronyd serves.

@@ -198,7 +198,10 @@ fn in_order(lab: &Lab) {
     let mut daemon = Daemon::start(lab, &[]);
     daemon.serves(lab).unwrap();
     assert!(daemon.terminate().success(), "{}", daemon.log());
-    assert_eq!(lab.names_in("state"), ["config", "fallback-ca", "fallback-ca.pem", "floor"]);
+    assert_eq!(
+        lab.names_in("state"),
+        ["config", "fallback-ca", "fallback-ca.pem", "floor", "nts-cookies"]
+    );
     let run = lab.names_in("run");
     assert_eq!(run.iter().filter(|name| *name != "control.sock").collect::<Vec<_>>(), ["time"]);
 }

@@ -1,5 +1,6 @@
 //! The incidents, replayed in virtual time against the real state machines (pure).
 
+mod attacks;
 mod scenarios;
 mod world;
 

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::Scenario;
+use super::attacks;
 use super::world::{HONEST, Setup, Source, World, years};
 use crate::clock::{Level, Nanos, Resumed, SavedFloor, magnitude};
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const SECONDS: Nanos = 1_000_000_000;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECONDS: Nanos = 1_000_000_000;
 
 /// Every incident that can be replayed.
 pub const SCENARIOS: &[Scenario] = &[
@@ -93,6 +94,36 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "expired-upstream",
         story: "At boot one upstream's certificate had expired before the power cut, another's expires during it.",
         play: expired_upstream,
+    },
+    Scenario {
+        name: "all-forged-far",
+        story: "Every NTP answer is forged five years ahead, and no witness can be reached.",
+        play: attacks::everything_forged_far_ahead,
+    },
+    Scenario {
+        name: "all-forged-near",
+        story: "The same, 80 days ahead: within the life of every certificate.",
+        play: attacks::everything_forged_plausibly,
+    },
+    Scenario {
+        name: "all-forged-back",
+        story: "The same, an hour below the floor.",
+        play: attacks::forged_below_the_floor,
+    },
+    Scenario {
+        name: "slow-drag",
+        story: "Every NTP answer drags the clock ahead by 500 millionths; the witnesses tell the truth.",
+        play: attacks::slow_drag,
+    },
+    Scenario {
+        name: "stolen-later",
+        story: "A running box is made to doubt its clock by who holds a certificate that expired an hour before.",
+        play: attacks::stolen_certificate_later,
+    },
+    Scenario {
+        name: "floor-pulled",
+        story: "Every NTP answer and witnesses with stolen, expired certificates tell a time a year ago.",
+        play: attacks::floor_pulled_down,
     },
     Scenario {
         name: "restart",
@@ -424,12 +455,12 @@ fn found_by_witnesses(world: &mut World) {
     never_dark(world);
 }
 
-fn never_dark(world: &mut World) {
+pub(super) fn never_dark(world: &mut World) {
     let dark = world.longest_dark();
     world.promise("names never went dark", dark < 2 * SECOND);
 }
 
-fn wan(world: &mut World, up: bool) {
+pub(super) fn wan(world: &mut World, up: bool) {
     world.sources.fill(if up { HONEST } else { Source::Silent });
     world.witnesses.iter_mut().for_each(|witness| witness.up = up);
     world.upstreams.iter_mut().for_each(|upstream| upstream.up = up);

@@ -328,6 +328,16 @@ impl World {
         self.longest_dark.max(since.unwrap_or_default())
     }
 
+    /// Puts the clock so far from the truth, as an engine would that follows its sources.
+    pub(super) fn steer(&mut self, off: Nanos) {
+        self.clock = self.truth.offset(off);
+    }
+
+    /// From here on the attacker gets what [`Self::check`] forbids; the story says how much of it.
+    pub(super) fn expect_wrong_time(&mut self) {
+        self.told_wrong = true;
+    }
+
     /// Records a promise, and that it broke unless `kept`.
     pub fn promise(&mut self, what: &str, kept: bool) {
         self.note(format!("{} {what}", if kept { "kept:  " } else { "BROKEN:" }));

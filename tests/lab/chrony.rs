@@ -27,12 +27,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(lab: &Lab, host: u8, name: &str) -> Self {
+        Self::start_with(lab, host, name, VALID)
+    }
+
+    /// One whose certificate is valid in this span around the lab's time.
+    pub(crate) fn start_with(lab: &Lab, host: u8, name: &str, valid: (Nanos, Nanos)) -> Self {
         // Another one may be reading it.
         if !lab.path(KEYS.0).exists() {
             lab.keep_secret(KEYS.0, KEYS.1);
         }
         let file = format!("server{host}");
-        lab.authority.issue_files_for(lab, &file, &[name], VALID);
+        lab.authority.issue_files_for(lab, &file, &[name], valid);
         let exchange = lab.place(host, 4460);
         Self { host, exchange, process: Self::spawn(lab, host, 4460) }
     }

@@ -151,9 +151,9 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cookies::{CookieKeys, Protection, nak};
     use super::*;
     use crate::clock::UnixTime;
+    use crate::ntp::nts::cookies::{CookieKeys, Protection, nak};
 
     #[test]
     fn a_question_is_opened_and_its_answer_restocks_the_cookies() {
