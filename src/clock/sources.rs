@@ -103,7 +103,7 @@ pub enum Kiss {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It said DENY or RSTR and is not asked again.
+    /// It said DENY or RSTR, and is left alone for an hour, then for longer.
     Denied,
     /// Its interval misses the majority's, or the witnesses'.
     Falseticker,
@@ -121,6 +121,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const STEADY: Duration = Duration::from_secs(16);
 /// The longest interval, even for a source that asks for fewer questions.
 const SLOWEST: Duration = Duration::from_secs(1024);
+/// A source that said DENY or RSTR is left alone for so long, and twice as long each time after. It may
+/// have been forged, and the attacker gone; so it is not for ever, as RFC 5905 section 7.4 would have it.
+const DENIED: Duration = Duration::from_secs(3600);
+/// RATE and DENY are obeyed for so long at most.
+const OBEYED: Duration = Duration::from_secs(86_400);
 /// Fast polls after the first answer.
 const BURST: u8 = 8;
 /// An answer that has not come by then was lost with the task that waited for it.
@@ -140,7 +145,11 @@ pub(super) struct Source {
     pub(super) reach: u8,
     burst: u8,
     steady: Duration,
+    /// No shorter interval since it sent RATE, and when that was.
     floor_interval: Duration,
+    rated: Option<Instant>,
+    /// How long it is left alone since it said DENY or RSTR.
+    denied: Option<Duration>,
     asked: Option<Instant>,
     last_asked: Option<Instant>,
     silent_since: Option<Instant>,
@@ -156,6 +165,8 @@ impl Source {
             burst: BURST,
             steady: spec.polls.min,
             floor_interval: Duration::ZERO,
+            rated: None,
+            denied: None,
             asked: None,
             last_asked: None,
             silent_since: None,
@@ -174,7 +185,7 @@ impl Source {
         self.spec.votes()
     }
 
-    /// When it is to be asked; `None` once it has refused service.
+    /// When it is to be asked; `None` for a clock that speaks by itself.
     pub(super) const fn next(&self) -> Option<Instant> {
         self.next
     }
@@ -191,6 +202,13 @@ impl Source {
         self.reach = self.reach << 1 | 1;
         self.reading = Some(reading);
         self.silent_since = None;
+        if self.denied.take().is_some() {
+            self.verdict = Verdict::Undecided;
+        }
+        // Whoever forged RATE once is not obeyed for ever.
+        if self.rated.is_some_and(|at| now.saturating_duration_since(at) >= OBEYED) {
+            (self.floor_interval, self.rated) = (Duration::ZERO, None);
+        }
         let interval = if self.burst > 0 {
             self.burst -= 1;
             self.fastest()
@@ -204,6 +222,9 @@ impl Source {
     pub(super) fn silent(&mut self, urgent: bool, now: Instant) {
         self.reach <<= 1;
         let since = *self.silent_since.get_or_insert(self.asked.unwrap_or(now));
+        if let Some(pause) = self.denied {
+            return self.schedule(pause, now);
+        }
         let retry = urgent && now.saturating_duration_since(since) < PATIENCE;
         self.schedule(if retry { Duration::from_secs(1) } else { self.steady }, now);
     }
@@ -211,11 +232,15 @@ impl Source {
     pub(super) fn kissed(&mut self, kiss: Kiss, now: Instant) {
         match kiss {
             Kiss::Deny => {
+                let pause = self.denied.map_or(DENIED, |pause| (pause * 2).min(OBEYED));
+                self.denied = Some(pause);
                 self.verdict = Verdict::Denied;
                 self.reading = None;
-                self.next = None;
+                self.burst = 0;
+                self.schedule(pause, now);
             }
             Kiss::Rate => {
+                self.rated = Some(now);
                 let slower = (self.floor_interval * 2).max(self.steady * 2);
                 self.floor_interval = slower.min(SLOWEST);
                 self.burst = 0;
@@ -226,7 +251,7 @@ impl Source {
 
     /// A link, a route or the clock has changed: asks at once, and a burst again.
     pub(super) fn hurry(&mut self, now: Instant) {
-        if self.next.is_none() {
+        if self.next.is_none() || self.denied.is_some() {
             return;
         }
         self.burst = BURST;
@@ -327,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_slows_it_at_every_level_and_deny_ends_it() {
+    fn rate_slows_it_at_every_level_and_deny_keeps_it_away_for_hours() {
         let mut world = World::new(true);
         world.answer();
         world.source.ask(world.now);
@@ -337,9 +362,33 @@ mod tests {
         assert!(world.answer() >= Duration::from_secs(32));
         assert!(world.answer() >= Duration::from_secs(32));
 
+        for hours in [1, 2, 4, 8, 16, 24, 24] {
+            world.source.kissed(Kiss::Deny, world.now);
+            world.source.hurry(world.now);
+            assert_eq!(world.source.verdict, Verdict::Denied);
+            let next = world.source.next().unwrap();
+            assert_eq!(next - world.now, Duration::from_secs(3600 * hours));
+            world.now = next;
+        }
+        world.source.silent(true, world.now);
+        assert!(world.source.next().unwrap() - world.now >= Duration::from_secs(86_400));
+    }
+
+    #[test]
+    fn kisses_that_were_forged_once_are_forgotten_after_a_day() {
+        let mut world = World::new(true);
+        world.source.kissed(Kiss::Rate, world.now);
+        let rated = world.now;
+        while world.now - rated < OBEYED {
+            world.answer();
+        }
+        world.answer();
+        assert!(world.answer() < Duration::from_secs(20), "RATE is obeyed for a day");
+
         world.source.kissed(Kiss::Deny, world.now);
-        world.source.hurry(world.now);
-        assert_eq!(world.source.next(), None);
+        world.answer();
+        assert_ne!(world.source.verdict, Verdict::Denied);
+        assert!(world.answer() < Duration::from_secs(20));
     }
 
     #[test]
