@@ -62,7 +62,7 @@ impl NtsSources {
         self.0.len()
     }
 
-    /// Judges chains again at a rise of trust.
+    /// Judges chains again that have not passed at a verified time, by what is known of it at present.
     pub(super) fn rise(&self, trust: TimeTrust, utc: UnixTime) {
         for source in self.0.values() {
             source.rise(trust, utc);
@@ -250,5 +250,55 @@ impl NtsSource {
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::{CertDates, Level};
+    use crate::tls::pki::{DAY, Pki, TODAY, trust};
+
+    #[test]
+    fn keys_of_an_exchange_that_began_before_the_time_was_known_are_judged_after_it() {
+        let pki = Pki::new();
+        let good = pki.leaf("time.test", TODAY - DAY, TODAY + DAY).chain();
+        let expired = pki.leaf("time.test", TODAY - DAY * 9, TODAY - DAY).chain();
+        let sources = sources(&pki, [good, expired]);
+        let verified = TimeTrust { verified: true, ..trust(CertDates::Strict) };
+        let coarse = TimeTrust { level: Level::Coarse, ..trust(CertDates::Strict) };
+
+        sources.rise(coarse, TODAY);
+        let strictly = |at| sources.get(at).map(|source| source.question().unwrap().2);
+        assert_eq!((strictly(0), strictly(1)), (Some(true), Some(false)));
+        assert!(sources.to_keep().is_empty(), "the clock is not verified");
+
+        sources.rise(verified, TODAY);
+        assert_eq!(sources.to_keep().len(), 1);
+        assert_eq!(sources.get(1).unwrap().cookies(), 0, "they are dropped");
+    }
+
+    /// Sources whose keys were got while the time was not known, by these chains.
+    fn sources(pki: &Pki, chains: [Vec<CertificateDer<'static>>; 2]) -> NtsSources {
+        let session = json!({
+            "server": "192.0.2.1:123",
+            "keys": { "client": vec![1; 32], "server": vec![2; 32] },
+            "cookies": [[1], [2], [3], [4]],
+        });
+        let sources = chains.into_iter().enumerate().map(|(index, chain)| {
+            let session: Session = serde_json::from_value(session.clone()).unwrap();
+            let held = Held { session, strictly: false, chain: Some(chain) };
+            let source = NtsSource {
+                label: index.to_string(),
+                partner: Partner { name: "time.test".try_into().unwrap(), roots: pki.roots() },
+                port: 4460,
+                held: Mutex::new(Some(held)),
+                exchange: tokio::sync::Mutex::new(Pause::none()),
+            };
+            (index, Arc::new(source))
+        });
+        NtsSources(sources.collect())
     }
 }

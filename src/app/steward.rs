@@ -311,7 +311,7 @@ impl Steward {
                 .collect();
             self.report_refused();
         }
-        self.nts.rise(trust, self.boot.clock.utc());
+        self.judge_nts();
         if trust.level == Level::Suspect {
             self.boot.forget_time();
         }
@@ -366,6 +366,7 @@ impl Steward {
             return;
         }
         self.next_tell = now + TELL_EACH;
+        self.judge_nts();
         let status = self.node.trust().ntp_status(self.boot.now());
         let error = status.root_dispersion_at(now) + status.root_delay / 2;
         if status.synchronized {
@@ -388,8 +389,17 @@ impl Steward {
         notify::status(&self.in_words());
     }
 
+    /// Judges the chains again by which NTS keys were got: at a rise of trust, and later, for an exchange
+    /// may have begun before it and ended after.
+    fn judge_nts(&self) {
+        if let Some(trust) = self.trust.filter(|trust| trust.level >= Level::Coarse) {
+            self.nts.rise(trust, self.boot.clock.utc());
+        }
+    }
+
     /// Keeps keys and cookies of NTS for the next start, and changes the key of our cookies.
     fn keep_nts(&self) {
+        self.judge_nts();
         let sessions = self.nts.to_keep();
         if sessions != self.boot.nts_sessions() {
             self.boot.keep_nts_sessions(&sessions);
