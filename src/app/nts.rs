@@ -268,7 +268,8 @@ mod tests {
         let expired = pki.leaf("time.test", TODAY - DAY * 9, TODAY - DAY).chain();
         let sources = sources(&pki, [good, expired]);
         let verified = TimeTrust { verified: true, ..trust(CertDates::Strict) };
-        let coarse = TimeTrust { level: Level::Coarse, ..trust(CertDates::Strict) };
+        let coarse =
+            TimeTrust { level: Level::Coarse, verified: false, ..trust(CertDates::Strict) };
 
         sources.rise(coarse, TODAY);
         let strictly = |at| sources.get(at).map(|source| source.question().unwrap().2);
