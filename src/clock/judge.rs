@@ -7,9 +7,9 @@ use super::Level;
 use super::floor::FloorOrigin;
 use super::select::{Interval, agreement};
 use super::sources::{Reading, Source, SourceId, Verdict};
-use super::time::{Nanos, magnitude};
+use super::time::{Nanos, UnixTime, magnitude};
 use super::trust::{Basis, Estimate, Event, Now, Trust};
-use super::witnesses::{CONTRADICTION, Standard, TOLERANCE, everything};
+use super::witnesses::{CONTRADICTION, Standard, TOLERANCE, aged, everything};
 
 const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1000 * MS;
@@ -21,6 +21,9 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 const RIGHT: Nanos = 128 * MS;
 /// More than this the engine may not correct by itself once the clock is disciplined.
 const JUMP: Nanos = 1000 * MS;
+/// Sources may lead a clock that witnesses have confirmed so far from what they said, in any number
+/// of steps: not so far that the next word of the witnesses would unseat it.
+const LEAD: Nanos = 3000 * MS;
 /// A clock is disciplined only within this root distance.
 const MAX_DISTANCE: Duration = Duration::from_secs(1);
 /// Rounds of a quorum that must find the clock right before it counts as disciplined.
@@ -71,7 +74,7 @@ impl Trust {
         match self.level {
             Level::Cold => self.judge_cold(finding.as_ref(), now),
             Level::Coarse | Level::Disciplined | Level::Holdover | Level::Suspect => {
-                if !self.judge_witnesses(now) {
+                if !self.judge_witnesses(finding.as_ref(), now) {
                     self.judge_sources(finding.as_ref(), heard, now);
                 }
             }
@@ -129,22 +132,29 @@ impl Trust {
     }
 
     /// Holds the clock against authenticated time. True if that moved the clock.
-    fn judge_witnesses(&mut self, now: Now) -> bool {
-        let clock = Interval { low: now.utc, high: now.utc };
+    fn judge_witnesses(&mut self, finding: Option<&Finding>, now: Now) -> bool {
+        let clock = Interval::around(now.utc, 0);
         if let Some(witnessed) = self.witnesses.consensus(Standard::AboveFloor, now.mono) {
             let off = apart(&clock, &witnessed);
-            if off > CONTRADICTION {
+            let sources_agree =
+                finding.is_some_and(|found| apart(&found.claim, &witnessed) <= TOLERANCE);
+            // What they have confirmed does not wait for sources that will not bring it back.
+            let astray = off > TOLERANCE && self.witnessed.is_some() && !sources_agree;
+            if off > CONTRADICTION || astray {
                 self.set(witnessed.middle().since(now.utc), Basis::Witnesses, now);
                 return true;
             }
             if off > TOLERANCE {
+                if self.verified {
+                    self.witnesses.attend(now.mono);
+                }
                 self.verified = false;
             } else {
                 if !self.verified {
                     self.witnesses.relax(now.mono);
                 }
                 self.verified = true;
-                self.confirmed = true;
+                self.witnessed = Some((now.mono, witnessed));
                 self.refuted.clear();
                 self.floor.raise(witnessed.low, now.mono);
                 if self.level == Level::Suspect {
@@ -188,30 +198,34 @@ impl Trust {
         let off = self.offset(found, now);
         let settled = matches!(self.level, Level::Disciplined | Level::Holdover);
         // On a poor link the peer's word jumps about: the clock is right where all members allow it.
-        let clock = Interval { low: now.utc, high: now.utc };
+        let clock = Interval::around(now.utc, 0);
         let right =
             off.abs() <= if settled { JUMP } else { RIGHT } || apart(&found.claim, &clock) <= RIGHT;
 
-        if !right && self.may_follow(found, off, now) {
+        let time = now.utc.offset(off);
+        let may_follow = self.may_follow(found, time, now);
+        if !right && may_follow {
             if !settled || self.demanded_long_enough(found, off, now) {
                 self.set_to(found, now);
             }
             return;
         }
-        if !right {
+        if !right || !self.may_be(time, now.mono) {
             // A machine that slept finds its witnesses' words out of date, not its sources.
-            if self.demand.replace(off).is_none() {
+            if self.demand.is_none() {
                 self.witnesses.hurry(now.mono);
             }
+            self.demand = Some(if right { self.lead(time, now.mono) } else { off });
             return;
         }
-        if self.level == Level::Suspect && !self.may_follow(found, off, now) {
+        if self.level == Level::Suspect && !may_follow {
             return;
         }
         (self.demand, self.demands) = (None, 0);
         if let Some(id) = heard.filter(|id| found.members.contains(&id.0))
             && let Some(reading) = self.sources[id.0].reading
             && self.weighs_in(id.0, reading, found)
+            && self.may_be(reading.utc + now.mono.saturating_duration_since(reading.at), now.mono)
         {
             self.events.push_back(Event::Feed(id, reading));
         }
@@ -310,7 +324,7 @@ impl Trust {
             return None;
         }
         let heard = self.sources.iter().filter(|source| source.reading.is_some());
-        let interval = heard.map(Source::interval).max()?;
+        let interval = heard.map(Source::interval).max().unwrap_or_default();
         let patience = (interval * HOLDOVER_POLLS).max(Duration::from_secs(20));
         self.updated.map(|at| at + patience)
     }
@@ -431,21 +445,37 @@ impl Trust {
     }
 
     /// Whether sources that find the clock wrong may move it at all.
-    fn may_follow(&self, found: &Finding, off: Nanos, now: Now) -> bool {
+    fn may_follow(&self, found: &Finding, time: UnixTime, now: Now) -> bool {
+        // Silencing the witnesses must not unseat what they have confirmed.
+        if !self.may_be(time, now.mono) {
+            return false;
+        }
         if let Some(witnessed) = self.witnesses.consensus(Standard::AboveFloor, now.mono) {
             return apart(&found.claim, &witnessed) <= TOLERANCE;
         }
-        match self.level {
-            // A lone witness contradicts the clock: the sources must be on its side.
-            Level::Suspect => {
-                let operator = &self.sources[found.peer].spec.operator;
-                self.witnesses.compare(&found.claim, now.mono).supports(operator)
-            }
-            // Silencing the witnesses must not unseat what they have confirmed.
-            Level::Cold | Level::Coarse | Level::Disciplined | Level::Holdover => {
-                !self.verified || off.abs() <= TOLERANCE
-            }
-        }
+        // A lone witness contradicts the clock: the sources must be on its side.
+        let operator = &self.sources[found.peer].spec.operator;
+        self.level != Level::Suspect
+            || self.witnesses.compare(&found.claim, now.mono).supports(operator)
+    }
+
+    /// Whether sources may lead the clock to `time`. Who went too far has to come back by a second.
+    fn may_be(&self, time: UnixTime, now: Instant) -> bool {
+        let limit = if self.demand.is_some() { LEAD - SECOND } else { LEAD };
+        self.lead(time, now).abs() <= limit
+    }
+
+    /// How far `time` lies from what witnesses confirmed; zero if that allows it, or if they never did.
+    fn lead(&self, time: UnixTime, now: Instant) -> Nanos {
+        let span = self.confirmed_span(now);
+        span.map_or(0, |span| time.since(time.clamp(span.low, span.high)))
+    }
+
+    /// Where the time lies if what witnesses last confirmed was right; `None` if they never did.
+    pub(super) fn confirmed_span(&self, now: Instant) -> Option<Interval> {
+        let (at, span) = self.witnessed?;
+        let fresh = self.witnesses.consensus(Standard::AboveFloor, now);
+        Some(fresh.unwrap_or_else(|| aged(span, now.saturating_duration_since(at))))
     }
 
     /// Counts the rounds that demand to move a settled clock.
@@ -483,7 +513,8 @@ impl Trust {
         let now = Now { utc: now.utc.offset(by), ..now };
         self.level = Level::Coarse;
         self.own = basis == Basis::Own;
-        (self.verified, self.confirmed) = (false, false);
+        self.verified = false;
+        self.witnessed = self.witnessed.filter(|_| self.may_be(now.utc, now.mono));
         (self.rounds, self.demands, self.demand) = (0, 0, None);
         (self.quorum_waits, self.consensus_waits) = (None, None);
         (self.updated, self.disciplined_since, self.estimate) = (None, None, None);
@@ -494,7 +525,7 @@ impl Trust {
         for source in &mut self.sources {
             source.hurry(now.mono);
         }
-        self.judge_witnesses(now);
+        self.judge_witnesses(None, now);
         if !self.verified {
             self.witnesses.hurry(now.mono);
         }
@@ -503,12 +534,15 @@ impl Trust {
 
     /// Gives each source its verdict.
     fn mark(&mut self, finding: Option<&Finding>, now: Now) {
-        let witnessed = self.witnesses.consensus(Standard::AboveFloor, now.mono);
+        let (span, limit) = match self.confirmed_span(now.mono) {
+            Some(span) => (Some(span), TOLERANCE),
+            None => (self.witnesses.consensus(Standard::AboveFloor, now.mono), CONTRADICTION),
+        };
         for (index, source) in self.sources.iter_mut().enumerate() {
             if source.verdict == Verdict::Denied {
                 continue;
             }
-            let refuted = |claim| witnessed.is_some_and(|w| apart(&claim, &w) > CONTRADICTION);
+            let refuted = |claim| span.is_some_and(|span| apart(&claim, &span) > limit);
             source.verdict = match (source.claim(now.mono), finding) {
                 (None, _) => Verdict::Silent,
                 (Some(claim), _) if refuted(claim) => Verdict::Falseticker,

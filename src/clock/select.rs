@@ -30,7 +30,9 @@ impl Interval {
         self.low.offset(self.high.since(self.low) / 2)
     }
 
-    fn contains(&self, point: UnixTime) -> bool {
+    /// Whether `point` lies in it.
+    #[must_use]
+    pub fn contains(&self, point: UnixTime) -> bool {
         self.low <= point && point <= self.high
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::floor::{FloorOrigin, SavedFloor};
 use super::leap;
 use super::sources::Verdict;
-use super::time::{Nanos, UnixTime, describe, nanos};
+use super::time::{Nanos, UnixTime, describe, magnitude, nanos};
 use super::trust::{Now, Resumed, Trust};
 use super::witnesses::Testimony;
 use super::{CertDates, Level, NtpStatus};
@@ -117,7 +117,7 @@ impl Trust {
             stratum: estimate.stratum,
             reference_id: estimate.reference_id,
             root_delay: estimate.root_delay,
-            root_dispersion: estimate.root_dispersion,
+            root_dispersion: estimate.root_dispersion.max(self.astray(now)),
             since: estimate.since,
             growth_ppm,
             reference_time: self.reference_time,
@@ -125,11 +125,19 @@ impl Trust {
         };
         status.synchronized = match self.level {
             Level::Cold | Level::Coarse => false,
-            Level::Suspect => self.confirmed,
+            Level::Suspect => self.witnessed.is_some(),
             Level::Holdover | Level::Disciplined => true,
         } && status.root_dispersion_at(now.mono) < self.policy.holdover.limit
             && estimate.stratum < 16;
         status
+    }
+
+    /// How wrong the clock may be that has left what witnesses confirmed, whatever sources say of it.
+    fn astray(&self, now: Now) -> Duration {
+        let span = self.confirmed_span(now.mono).filter(|span| !span.contains(now.utc));
+        span.map_or(Duration::ZERO, |span| {
+            magnitude(now.utc.since(span.low)).max(magnitude(now.utc.since(span.high)))
+        })
     }
 
     /// The leap warning of the day of `utc`: by the list, if it still holds, else as the sources

@@ -64,6 +64,27 @@ proptest! {
         }
         prop_assert_eq!(world.trust.floor(world.now), floor);
     }
+
+    #[test]
+    fn sources_lead_a_confirmed_clock_no_farther_than_its_witnesses_allow(
+        lies in prop::collection::vec((0usize..4, -6_000i64..6_000, 1u64..2_000, 1u64..40_000), 1..200)
+    ) {
+        let mut world = World::new();
+        world.discipline();
+        let begin = world.now;
+        for (source, ahead, error, pause) in lies {
+            // All of them know what the clock shows, and are ahead of that, or behind it.
+            let ahead = world.clock.since(world.truth) + Nanos::from(ahead) * 1_000_000;
+            let reading = world.reading(ahead, error);
+            world.trust.handle_reading(SourceId(source), reading, world.now());
+            world.follow();
+            world.happen(&Happening::Pass(pause));
+            world.follow();
+
+            let allowed = Duration::from_secs(5) + world.now.duration_since(begin) / 10_000;
+            prop_assert!(world.error() < allowed, "{:?} after {source} {ahead}", world.error());
+        }
+    }
 }
 
 #[test]
@@ -105,10 +126,7 @@ fn a_source_that_is_not_selected_is_judged_and_never_counts() {
 #[test]
 fn a_machine_that_slept_asks_its_witnesses_anew() {
     let mut world = World::new();
-    for _ in 0..12 {
-        world.everybody_answers();
-        world.happen(&Happening::Pass(1000));
-    }
+    world.discipline();
     let trust = world.trust.trust(world.now);
     assert_eq!((trust.level, trust.verified), (Level::Disciplined, true));
 
@@ -129,10 +147,7 @@ fn a_machine_that_slept_asks_its_witnesses_anew() {
 #[test]
 fn a_clock_under_suspicion_is_neither_steered_nor_handed_on() {
     let mut world = World::new();
-    for _ in 0..12 {
-        world.everybody_answers();
-        world.happen(&Happening::Pass(1000));
-    }
+    world.discipline();
     // The witnesses' words grow too old to count, the sources find the clock right as before.
     for span in [8_000_000, 1000] {
         world.happen(&Happening::Pass(span));
@@ -395,6 +410,14 @@ impl World {
         Now { mono: self.now, utc: self.clock }
     }
 
+    /// Twelve seconds in which everybody tells the truth.
+    fn discipline(&mut self) {
+        for _ in 0..12 {
+            self.everybody_answers();
+            self.happen(&Happening::Pass(1000));
+        }
+    }
+
     /// Every source and two of the witnesses tell the truth.
     fn everybody_answers(&mut self) {
         for source in 0..4 {
@@ -460,6 +483,18 @@ impl World {
             root_dispersion: Duration::ZERO,
             leap: 0,
             precision: -20,
+        }
+    }
+
+    /// Moves the clock as the machine wants it, and after every reading that may steer it.
+    fn follow(&mut self) {
+        while let Some(event) = self.trust.poll_event() {
+            if let Event::Set { by, .. } = event {
+                self.clock = self.clock.offset(by);
+            } else if let Event::Feed(_, Reading { at, utc, .. }) = event {
+                let off = (utc + (self.now - at)).since(self.clock);
+                self.clock = self.clock.offset(off.clamp(-999_999_999, 999_999_999));
+            }
         }
     }
 

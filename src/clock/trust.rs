@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::floor::{Floor, SavedFloor};
 use super::leap::LeapSeconds;
+use super::select::Interval;
 use super::sources::{Kiss, Reading, Source, SourceId, SourceKind, SourceSpec};
-use super::time::{Nanos, UnixTime};
+use super::time::{Nanos, UnixTime, nanos};
 use super::witnesses::{Testimony, WitnessId, Witnesses};
 use super::{CertDates, Level, TimeTrust};
 
@@ -152,8 +153,8 @@ pub struct Trust {
     pub(super) witnesses: Witnesses,
     pub(super) level: Level,
     pub(super) verified: bool,
-    /// Whether witnesses have confirmed the clock since it was last set.
-    pub(super) confirmed: bool,
+    /// When witnesses last confirmed the clock, and the span of time they then allowed.
+    pub(super) witnessed: Option<(Instant, Interval)>,
     /// Whether the present time rests on a clock of one's own alone.
     pub(super) own: bool,
     /// When a quorum was last seen, or the machine started.
@@ -216,7 +217,9 @@ impl Trust {
             floor,
             level: if resumed.is_some() { Level::Holdover } else { Level::Cold },
             verified: resumed.is_some_and(|kept| kept.verified),
-            confirmed: resumed.is_some_and(|kept| kept.verified),
+            witnessed: resumed
+                .filter(|kept| kept.verified)
+                .map(|kept| (now.mono, Interval::around(now.utc, nanos(kept.error)))),
             own: false,
             quorum_seen: now.mono,
             quorum_waits: None,

@@ -153,6 +153,13 @@ impl Witnesses {
         }
     }
 
+    /// The clock stands confirmed no longer: those that were left alone are asked soon.
+    pub(super) fn attend(&mut self, now: Instant) {
+        for witness in &mut self.list {
+            witness.next = witness.next.min(now + UNCONFIRMED);
+        }
+    }
+
     /// Asks all of them at once, unless they were asked within the last second.
     pub(super) fn hurry(&mut self, now: Instant) {
         for witness in &mut self.list {
@@ -237,10 +244,16 @@ impl Witnesses {
             let counts = said.valid_as_stated
                 && (standard == Standard::AnyTime || said.passes_rule_r)
                 && age < LIFETIME;
-            let error = nanos(said.error) + nanos(age) * DRIFT_PPM / 1_000_000;
-            counts.then(|| (witness.operator.as_str(), Interval::around(said.utc + age, error)))
+            let claim = Interval::around(said.utc, nanos(said.error));
+            counts.then(|| (witness.operator.as_str(), aged(claim, age)))
         })
     }
+}
+
+/// Where the time that lay in `interval` lies after `age`, by the monotonic clock.
+pub(super) fn aged(interval: Interval, age: Duration) -> Interval {
+    let drift = nanos(age) * DRIFT_PPM / 1_000_000;
+    widen(&Interval { low: interval.low + age, high: interval.high + age }, drift)
 }
 
 fn widen(interval: &Interval, by: Nanos) -> Interval {

@@ -116,6 +116,26 @@ pub const SCENARIOS: &[Scenario] = &[
         play: attacks::slow_drag,
     },
     Scenario {
+        name: "stepped-drag",
+        story: "Every NTP answer is 0.999 s ahead of whatever the clock shows; the witnesses tell the truth.",
+        play: attacks::stepped_drag,
+    },
+    Scenario {
+        name: "silent-drag",
+        story: "Every NTP answer is 0.999 s behind whatever the clock shows, and the witnesses are silenced.",
+        play: attacks::silent_drag,
+    },
+    Scenario {
+        name: "every-source-denies",
+        story: "After an hour of discipline every time source answers DENY.",
+        play: attacks::every_source_denies,
+    },
+    Scenario {
+        name: "ntp-forged-back",
+        story: "After an hour of discipline every NTP answer is forged five years back.",
+        play: attacks::everything_forged_back_later,
+    },
+    Scenario {
         name: "stolen-later",
         story: "A running box is made to doubt its clock by who holds a certificate that expired an hour before.",
         play: attacks::stolen_certificate_later,

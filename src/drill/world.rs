@@ -7,12 +7,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::clock::{
-    CertDates, Floor, Holdover, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor,
+    CertDates, Floor, Holdover, Kiss, Nanos, Now, NtpStatus, Policy, Reading, Resumed, SavedFloor,
     SourceId, SourceSpec, Testimony, TimeTrust, Trust, UnixTime, WitnessId, describe, magnitude,
     nanos,
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
+use crate::ntp::engine::MAX_OFFSET;
 use crate::upstream::{Endpoint, EndpointId, Outcome, Pool};
 
 /// More steps than any story takes: a node that wants to be woken for ever.
@@ -29,8 +30,12 @@ pub const DAY: i64 = 86_400;
 /// What a simulated time source does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Source {
+    /// Refuses every question.
+    Denies,
     /// Tells the time that it was when it hung.
     Frozen(UnixTime),
+    /// Tells a time this far from the appliance's own, whatever that is.
+    Leads(Nanos),
     /// Tells a time this far from the truth.
     Off(Nanos),
     /// Says nothing.
@@ -144,6 +149,7 @@ pub struct World {
     dark_since: Option<Instant>,
     longest_dark: Duration,
     told_wrong: bool,
+    steered: bool,
     next_refutation: Instant,
 }
 
@@ -194,6 +200,7 @@ impl World {
             dark_since: None,
             longest_dark: Duration::ZERO,
             told_wrong: false,
+            steered: false,
             next_refutation: start,
         };
         world.note(format!(
@@ -328,9 +335,10 @@ impl World {
         self.longest_dark.max(since.unwrap_or_default())
     }
 
-    /// Puts the clock so far from the truth, as an engine would that follows its sources.
-    pub(super) fn steer(&mut self, off: Nanos) {
-        self.clock = self.truth.offset(off);
+    /// From here on the clock follows every reading that may steer it, at once: no engine could be
+    /// led farther.
+    pub(super) fn steer_at_once(&mut self) {
+        self.steered = true;
     }
 
     /// From here on the attacker gets what [`Self::check`] forbids; the story says how much of it.
@@ -381,7 +389,14 @@ impl World {
                 Action::Announce(Change::Cleared(condition)) => {
                     self.note(format!("[{}] cleared", condition.name));
                 }
-                Action::Feed(..) | Action::Plan(_) => {}
+                Action::Feed(_, reading) => {
+                    let age = self.now.saturating_duration_since(reading.at);
+                    let off = (reading.utc + age).since(self.clock);
+                    if self.steered && off.abs() < MAX_OFFSET {
+                        self.clock = self.clock.offset(off);
+                    }
+                }
+                Action::Plan(_) => {}
                 Action::Probe(endpoint) => self.exchange(endpoint, Duration::ZERO),
                 Action::Publish(trust) => {
                     let verified = if trust.verified { ", verified" } else { "" };
@@ -455,8 +470,10 @@ impl World {
         let (least, most) = self.trip;
         let delay = Duration::from_micros(self.random.random_range(least * 1000..most * 1000));
         let tells = match self.sources[id.0] {
+            Source::Denies => return self.send(delay, Input::Kissed(id, Kiss::Deny)),
             Source::Silent => return self.send(patience, Input::Silence(id)),
             Source::Frozen(at) => at,
+            Source::Leads(by) => self.clock.offset(by) + delay / 2,
             Source::Off(off) => self.truth.offset(off) + delay / 2,
         };
         // The way out and the way back differ: the reading is off by up to a quarter of the delay.

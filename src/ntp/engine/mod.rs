@@ -5,6 +5,8 @@
 //! before. All thresholds at which it would end the process are off.
 
 mod filter;
+#[cfg(test)]
+mod hostile;
 mod library;
 #[cfg(test)]
 mod world;

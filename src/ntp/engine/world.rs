@@ -145,6 +145,7 @@ struct SimState {
     utc: UnixTime,
     ppm: f64,
     writes: u32,
+    greatest_step: Nanos,
 }
 
 const START: UnixTime = UnixTime::from_secs(1_773_468_700);
@@ -158,6 +159,7 @@ impl SimClock {
             utc: START.offset(off),
             ppm: 0.0,
             writes: 0,
+            greatest_step: 0,
         };
         Self { origin: Instant::now(), state: Mutex::new(state) }
     }
@@ -176,6 +178,10 @@ impl SimClock {
 
     pub(super) fn error_ms(&self) -> f64 {
         seconds(self.utc().since(self.truth())) * 1e3
+    }
+
+    pub(super) fn greatest_step(&self) -> Nanos {
+        self.state.lock().unwrap().greatest_step
     }
 
     pub(super) fn writes(&self) -> u32 {
@@ -203,6 +209,7 @@ impl Steer for SimClock {
         let mut state = self.state.lock().unwrap();
         state.utc = state.utc.offset(by);
         state.writes += 1;
+        state.greatest_step = state.greatest_step.max(by.abs());
     }
 
     fn set_frequency(&self, ppm: f64) {
