@@ -220,6 +220,17 @@ fn settings_that_contradict_each_other_are_mistakes() {
             (4, 1),
             "two reference clocks are called `GPS`",
         ),
+        (
+            "[[clock.source]]\naddress = \"192.0.2.1\"\n[[clock.source]]\naddress = \"192.0.2.2\"\n\
+             [[clock.pool]]\nname = \"2.pool.ntp.org\"",
+            (5, 1),
+            "names would outvote addresses",
+        ),
+        (
+            "[[clock.pool]]\nname = \"p.example\"\n[[clock.pool]]\nname = \"p.example\"",
+            (4, 8),
+            "is a pool already",
+        ),
         ("[upstream]\nname = \"d.example\"", (1, 1), "not a list of tables"),
     ] {
         let report = refuse(text);
@@ -286,7 +297,9 @@ fn relative_paths_lie_beside_the_file_and_operators_are_guessed() {
     let config = accept(
         "[state]\ndirectory = \"state\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"/keys/k.pem\"\n\
          [[upstream]]\nname = \"dns.quad9.net\"\naddresses = [\"9.9.9.9\"]\nca = \"../root.pem\"\n\
-         [[clock.source]]\naddress = \"162.159.200.1\"\n",
+         [[clock.source]]\naddress = \"162.159.200.1\"\n\
+         [[clock.pool]]\nname = \"2.debian.pool.ntp.org\"\nnoselect = true\n\
+         [[clock.pool]]\nname = \"time.lan\"\nnoselect = true\n",
     )
     .config;
 
@@ -299,6 +312,8 @@ fn relative_paths_lie_beside_the_file_and_operators_are_guessed() {
     assert_eq!(config.upstreams[0].port, 853);
     assert_eq!(config.clock.sources[0].operator, "162.159.0.0/16");
     assert_eq!(config.clock.sources[0].address.port(), 123);
+    let pools = config.clock.pools.iter().map(|pool| (&*pool.operator, pool.port, pool.count));
+    assert_eq!(pools.collect::<Vec<_>>(), [("pool.ntp.org", 123, 2), ("time.lan", 123, 2)]);
 }
 
 #[test]
@@ -436,6 +451,7 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "address",
         "prefer",
         "noselect",
+        "count",
         "min_poll",
         "max_poll",
         "keys",

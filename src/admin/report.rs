@@ -200,6 +200,9 @@ pub struct Source {
     /// The device or socket of a reference clock.
     #[serde(default)]
     pub path: Option<String>,
+    /// The name of the pool that it was found under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Who runs it.
     pub operator: String,
     /// `truechimer`, `falseticker`, `undecided`, `silent` or `denied`.

@@ -1,5 +1,6 @@
 //! Asks time sources and witnesses, each in a task of its own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub(super) enum Failure {
 
 impl Steward {
     pub(super) fn ask_source(&mut self, id: SourceId, patience: Duration) {
+        if let Some(member) = self.pools.address(id) {
+            return self.ask_server(id, member, None, Some(member), patience);
+        }
         let Some(source) = self.config.clock.sources.get(id.0) else { return };
         let places = self.addresses.of_source(&self.config, id.0);
         let silent = self.source_failures.get(id.0).is_some_and(Option::is_some);
@@ -40,40 +44,49 @@ impl Steward {
         let place = if silent { self.questions % places.len().max(1) } else { 0 };
         let address = places.get(place).copied().unwrap_or(source.address);
         self.questions = self.questions.wrapping_add(1);
+        let Some(protected) = self.nts.get(id.0).map(Arc::clone) else {
+            return self.ask_server(id, address, source.key, None, patience);
+        };
         let (sender, asked) = (self.sender.clone(), self.asked);
-        let floor = self.node.trust().floor(self.boot.clock.mono()).0;
+        let meter = Arc::clone(self.uplink.meter());
+        let world = self.world_of_nts(patience);
+        let witness = self.nts.place_of(id.0).map(|place| self.targets.len() + place);
+        tokio::spawn(async move {
+            meter.add(Purpose::Time, NTS_DATAGRAM);
+            let said = match protected.ask(address, &world).await {
+                Ok(said) => said,
+                Err(unsaid) => {
+                    let _ = sender.send(unheard(asked, id, unsaid)).await;
+                    return;
+                }
+            };
+            meter.add(Purpose::Time, NTS_DATAGRAM);
+            protected.served();
+            if let Some(witness) = witness.filter(|_| said.strictly) {
+                let said = testimony(&said.reading, world.trust.floor);
+                let input = Input::Testimony(WitnessId(witness), said);
+                let _ =
+                    sender.send(Message::Heard { asked, member: None, input, failure: None }).await;
+            }
+            let _ = sender.send(heard(asked, None, id, Ok(said.reading))).await;
+        });
+    }
+
+    /// Asks a server without NTS; `member` if it is one of a pool.
+    fn ask_server(
+        &self,
+        id: SourceId,
+        address: SocketAddr,
+        key: Option<u32>,
+        member: Option<SocketAddr>,
+        patience: Duration,
+    ) {
+        let (sender, asked) = (self.sender.clone(), self.asked);
         let clock = Arc::clone(&self.boot.clock);
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
-        let pivot = floor.offset(-ERA_SLACK);
+        let pivot = self.node.trust().floor(clock.mono()).0.offset(-ERA_SLACK);
         let meter = Arc::clone(self.uplink.meter());
-        if let Some(protected) = self.nts.get(id.0) {
-            let world = self.world_of_nts(patience);
-            let witness = self.nts.place_of(id.0).map(|place| self.targets.len() + place);
-            let source = Arc::clone(protected);
-            tokio::spawn(async move {
-                meter.add(Purpose::Time, NTS_DATAGRAM);
-                let said = source.ask(address, &world).await;
-                let said = match said {
-                    Ok(said) => said,
-                    Err(unsaid) => {
-                        let _ = sender.send(unheard(asked, id, unsaid)).await;
-                        return;
-                    }
-                };
-                meter.add(Purpose::Time, NTS_DATAGRAM);
-                source.served();
-                if let Some(witness) = witness.filter(|_| said.strictly) {
-                    let input = Input::Testimony(
-                        WitnessId(witness),
-                        testimony(&said.reading, world.trust.floor),
-                    );
-                    let _ = sender.send(Message::Heard { asked, input, failure: None }).await;
-                }
-                let _ = sender.send(heard(asked, id, Ok(said.reading))).await;
-            });
-            return;
-        }
-        let (keys, key) = (self.services.ntp_server.keys(), source.key);
+        let keys = self.services.ntp_server.keys();
         tokio::spawn(async move {
             meter.add(Purpose::Time, DATAGRAM);
             let proof = key.map_or(Proof::None, |id| Proof::Key { keys: &keys, id });
@@ -81,8 +94,7 @@ impl Steward {
             if said.is_ok() {
                 meter.add(Purpose::Time, DATAGRAM);
             }
-            let message = heard(asked, id, said);
-            let _ = sender.send(message).await;
+            let _ = sender.send(heard(asked, member, id, said)).await;
         });
     }
 
@@ -102,10 +114,16 @@ impl Steward {
                         valid_as_stated: said.valid_at_stated,
                         valid_at_clock: said.valid_at_clock,
                     };
-                    Message::Heard { asked, input: Input::Testimony(id, testimony), failure: None }
+                    Message::Heard {
+                        asked,
+                        member: None,
+                        input: Input::Testimony(id, testimony),
+                        failure: None,
+                    }
                 }
                 Err(error) => Message::Heard {
                     asked,
+                    member: None,
                     input: Input::WitnessFailed(id),
                     failure: Some(Failure::Witness(id, error.to_string())),
                 },
@@ -138,7 +156,7 @@ impl Steward {
                 Err(Unsaid::NoKeys(why)) => (Input::WitnessFailed(id), Some(why)),
             };
             let failure = failure.map(|why| Failure::Witness(id, why));
-            let _ = sender.send(Message::Heard { asked, input, failure }).await;
+            let _ = sender.send(Message::Heard { asked, member: None, input, failure }).await;
         });
     }
 
@@ -195,17 +213,24 @@ fn testimony(reading: &Reading, floor: UnixTime) -> Testimony {
 
 fn unheard(asked: u64, id: SourceId, unsaid: Unsaid) -> Message {
     match unsaid {
-        Unsaid::Asked(error) => heard(asked, id, Err(error)),
+        Unsaid::Asked(error) => heard(asked, None, id, Err(error)),
         Unsaid::NoKeys(why) => {
             let failure = Some(Failure::Source(id, why));
-            Message::Heard { asked, input: Input::Silence(id), failure }
+            Message::Heard { asked, member: None, input: Input::Silence(id), failure }
         }
     }
 }
 
-fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
+fn heard(
+    asked: u64,
+    member: Option<SocketAddr>,
+    id: SourceId,
+    said: Result<Reading, AskError>,
+) -> Message {
     match said {
-        Ok(reading) => Message::Heard { asked, input: Input::Reading(id, reading), failure: None },
+        Ok(reading) => {
+            Message::Heard { asked, member, input: Input::Reading(id, reading), failure: None }
+        }
         Err(error) => {
             let failure = Some(Failure::Source(id, error.to_string()));
             let input = match error {
@@ -226,7 +251,7 @@ fn heard(asked: u64, id: SourceId, said: Result<Reading, AskError>) -> Message {
                 | AskError::NtsNak
                 | AskError::Network(_) => Input::Silence(id),
             };
-            Message::Heard { asked, input, failure }
+            Message::Heard { asked, member, input, failure }
         }
     }
 }

@@ -327,7 +327,7 @@ pub(super) fn policy(config: &Config) -> Policy {
         trust: source.trust,
         noselect: source.noselect,
         polls: source.polls,
-        kind: SourceKind::Server,
+        ..SourceSpec::default()
     });
     let refclocks = config.clock.refclocks.iter().map(|refclock| SourceSpec {
         operator: refclock.operator.clone(),
@@ -337,13 +337,23 @@ pub(super) fn policy(config: &Config) -> Policy {
         kind: if refclock.pulse { SourceKind::Pulse } else { SourceKind::ReferenceClock },
         ..SourceSpec::default()
     });
+    let members = config.clock.pools.iter().flat_map(|pool| {
+        let place = SourceSpec {
+            operator: pool.operator.clone(),
+            noselect: pool.noselect,
+            polls: pool.polls,
+            member: true,
+            ..SourceSpec::default()
+        };
+        std::iter::repeat_n(place, pool.count)
+    });
     let targets = witness::targets(&config.clock.witnesses, &config.upstreams);
     // Under NTS a source's time is authenticated; so it bears witness, too.
     let protected = config.clock.sources.iter().filter(|source| source.nts.is_some());
     let protected = protected.map(|source| source.operator.clone());
     Policy {
         quorum: config.clock.quorum,
-        sources: sources.chain(refclocks).collect(),
+        sources: sources.chain(refclocks).chain(members).collect(),
         witnesses: targets.into_iter().map(|target| target.operator).chain(protected).collect(),
         upstream_operators: operators.len(),
         holdover: config.clock.holdover,

@@ -1,7 +1,7 @@
 //! Answers the control socket from what the steward knows; about the cache, without him.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -255,9 +255,13 @@ impl Steward {
 
     fn sources(&self) -> report::Sources {
         let now = self.boot.now();
-        let configured = configured(&self.config.clock);
+        let members = self.pools.members().filter_map(|(number, address)| {
+            let pool = self.config.clock.pools.get(number)?;
+            Some(member(pool, address))
+        });
+        let configured = configured(&self.config.clock).into_iter().chain(members);
         let reports = self.node.trust().sources(now);
-        let sources = configured.into_iter().zip(reports).zip(&self.source_failures);
+        let sources = configured.zip(reports).zip(&self.source_failures);
         let testimonies = self.node.trust().testimonies();
         let targets = self
             .targets
@@ -272,6 +276,7 @@ impl Steward {
         report::Sources {
             sources: sources
                 .enumerate()
+                .filter(|(_, ((_, seen), _))| seen.present)
                 .map(|(index, ((source, seen), failure))| report::Source {
                     nts_cookies: self.nts.get(index).map(|source| source.cookies()),
                     verdict: word(&seen.verdict),
@@ -424,7 +429,7 @@ impl Services {
     fn sockets(&self) -> report::Listeners {
         let places = self.listeners.places();
         let (ntp, nts) = (self.ntp.open(), self.nts.open());
-        let named = |service: &'static str, addresses: &[std::net::SocketAddr]| {
+        let named = |service: &'static str, addresses: &[SocketAddr]| {
             addresses.iter().map(|address| format!("{service} {address}")).collect::<Vec<_>>()
         };
         report::Listeners {
@@ -464,25 +469,7 @@ fn seconds(nanos: crate::clock::Nanos) -> f64 {
 
 /// What is configured of the sources, reference clocks last, as a report on them begins.
 fn configured(clock: &config::Clock) -> Vec<report::Source> {
-    let begun = report::Source {
-        address: String::new(),
-        kind: "server".to_owned(),
-        path: None,
-        operator: String::new(),
-        verdict: String::new(),
-        prefer: false,
-        trust: false,
-        noselect: false,
-        key: None,
-        nts_cookies: None,
-        stratum: 0,
-        poll: 0.0,
-        reach: 0,
-        age: None,
-        offset: None,
-        error: None,
-        failure: None,
-    };
+    let begun = begun();
     let servers = clock.sources.iter().map(|source| report::Source {
         address: source.address.to_string(),
         operator: source.operator.clone(),
@@ -507,6 +494,41 @@ fn configured(clock: &config::Clock) -> Vec<report::Source> {
         ..begun.clone()
     });
     servers.chain(refclocks).collect()
+}
+
+/// One of a pool, as a report on it begins.
+fn member(pool: &config::Pool, address: Option<SocketAddr>) -> report::Source {
+    report::Source {
+        address: address.map_or_else(String::new, |address| address.to_string()),
+        pool: Some(pool.name.to_string()),
+        operator: pool.operator.clone(),
+        noselect: pool.noselect,
+        ..begun()
+    }
+}
+
+/// A server of whom nothing is known.
+fn begun() -> report::Source {
+    report::Source {
+        address: String::new(),
+        kind: "server".to_owned(),
+        path: None,
+        pool: None,
+        operator: String::new(),
+        verdict: String::new(),
+        prefer: false,
+        trust: false,
+        noselect: false,
+        key: None,
+        nts_cookies: None,
+        stratum: 0,
+        poll: 0.0,
+        reach: 0,
+        age: None,
+        offset: None,
+        error: None,
+        failure: None,
+    }
 }
 
 /// Four characters at stratum 1, an IPv4 address or what stands for another one above.

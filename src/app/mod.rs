@@ -9,6 +9,7 @@ mod keep;
 mod leap;
 mod logging;
 mod nts;
+mod pools;
 mod recursion;
 mod refclocks;
 mod renumber;

@@ -61,7 +61,7 @@ async fn listen(
             Ok(reading) => (Input::Reading(id, reading), None),
             Err(trouble) => (Input::Silence(id), Some(Failure::Source(id, trouble.to_string()))),
         };
-        if sender.send(Message::Heard { asked, input, failure }).await.is_err() {
+        if sender.send(Message::Heard { asked, member: None, input, failure }).await.is_err() {
             return;
         }
     }

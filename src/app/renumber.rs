@@ -66,7 +66,7 @@ impl Addresses {
 }
 
 /// The addresses of `name`, by our own answer path.
-async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> {
+pub(super) async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> {
     let Ok(owner) = HickoryName::from_labels(name.labels()) else { return Vec::new() };
     let mut question = Message::query();
     question.metadata.recursion_desired = true;

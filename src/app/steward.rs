@@ -1,6 +1,7 @@
 //! The task that owns the node and the time engine: input in, actions carried out, timers kept.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use super::boot::Boot;
 use super::filter::Filter;
 use super::leap::LeapFile;
 use super::nts::NtsSources;
+use super::pools::Pools;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
 use super::services::{self, Services};
@@ -57,6 +59,8 @@ pub(super) enum Message {
     Heard {
         /// Under which configuration of sources and witnesses the question was asked.
         asked: u64,
+        /// The member of a pool that was asked.
+        member: Option<SocketAddr>,
         /// What it did.
         input: Input,
         /// Why it was not heard.
@@ -64,6 +68,15 @@ pub(super) enum Message {
     },
     /// Links, addresses or routes changed.
     PathChanged,
+    /// Who is found under the name of a pool.
+    PoolFound {
+        /// Under which configuration of sources it was looked up.
+        asked: u64,
+        /// Which pool.
+        number: usize,
+        /// Its addresses.
+        found: Vec<IpAddr>,
+    },
     /// Where named upstreams and sources are found.
     Found(Addresses),
     /// Read the configuration again.
@@ -100,6 +113,7 @@ pub(super) struct Steward {
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
     pub(super) nts: NtsSources,
+    pub(super) pools: Pools,
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
     trust: Option<TimeTrust>,
@@ -133,6 +147,7 @@ impl Steward {
             witness_failures: vec![None; targets.len() + nts.len()],
             targets,
             nts,
+            pools: Pools::new(&read, now.mono),
             file,
             sender,
             refclocks: None,
@@ -201,8 +216,8 @@ impl Steward {
                 let input = services::input(event, self.node.pool());
                 self.feed(input);
             }
-            Message::Heard { asked, input, failure } => {
-                if asked == self.asked {
+            Message::Heard { asked, member, input, failure } => {
+                if asked == self.asked && member.is_none_or(|member| self.pools.have(member)) {
                     self.note_failure(&input, failure);
                     self.feed(input);
                 }
@@ -215,6 +230,11 @@ impl Steward {
                 self.services.recursion.renew();
                 self.feed(Input::PathChanged);
                 self.look_at_uplink(self.boot.clock.mono());
+            }
+            Message::PoolFound { asked, number, found } => {
+                if asked == self.asked {
+                    self.fill_pool(number, &found);
+                }
             }
             Message::Found(addresses) => {
                 if addresses != self.addresses {
@@ -350,6 +370,7 @@ impl Steward {
         self.report_refclocks();
         self.look_at_leap_file(now);
         self.look_at_uplink(now);
+        self.look_at_pools(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {
@@ -512,6 +533,7 @@ impl Steward {
         if asks_others {
             let trust = self.boot.succeed(self.node.trust(), &read);
             self.source_failures = vec![None; sources(&read)];
+            self.pools = Pools::new(&read, now.mono);
             self.nts = NtsSources::new(&read, &self.boot.nts_sessions(), &self.nts);
             self.witness_failures = vec![None; self.targets.len() + self.nts.len()];
             self.filter.reset();
@@ -600,9 +622,10 @@ impl Steward {
     }
 }
 
-/// How many time sources there are, reference clocks among them.
+/// How many time sources there may be, with reference clocks and the places of pools.
 fn sources(config: &Config) -> usize {
-    config.clock.sources.len() + config.clock.refclocks.len()
+    let members: usize = config.clock.pools.iter().map(|pool| pool.count).sum();
+    config.clock.sources.len() + config.clock.refclocks.len() + members
 }
 
 fn announce(change: &Change) {

@@ -234,6 +234,7 @@ x b.example   8.8.8.8:443  9         -3600s     op
 
     fn heard(address: &str, verdict: &str, offset: f64, error: f64) -> report::Source {
         report::Source {
+            pool: None,
             address: address.to_owned(),
             kind: "server".to_owned(),
             path: None,

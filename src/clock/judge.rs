@@ -229,7 +229,7 @@ impl Trust {
         {
             self.events.push_back(Event::Feed(id, reading));
         }
-        if self.round_is_whole(found) {
+        if self.round_is_whole(found, now.mono) {
             self.round_start = now.mono;
             self.rounds = self.rounds.saturating_add(1);
             self.updated = Some(now.mono);
@@ -283,7 +283,7 @@ impl Trust {
         let intervals: Vec<_> = claims.iter().map(|(_, claim)| *claim).collect();
         let evidence = agreement(&intervals, everything()).and_then(|found| {
             let members: Vec<_> = found.members.iter().map(|&i| claims[i].0).collect();
-            let full = members.len() >= self.policy.need() && self.operators(&members) >= 2;
+            let full = members.len() >= self.need(now.mono) && self.operators(&members) >= 2;
             let witnessed = self.witnesses.consensus(Standard::AnyTime, now.mono)?;
             let below = found.shared.high < floor - FLOOR_SLACK
                 && witnessed.high < floor - FLOOR_SLACK
@@ -336,7 +336,7 @@ impl Trust {
         let claims: Vec<_> = self.claims(now.mono).collect();
 
         let quorum = self.majority(&claims, window, Basis::Quorum).filter(|found| {
-            found.members.len() >= self.policy.need() && self.operators(&found.members) >= 2
+            found.members.len() >= self.need(now.mono) && self.operators(&found.members) >= 2
         });
         let found = quorum.or_else(|| self.find_lesser(&claims, window, now.mono))?;
         Some(self.with_pulses(found, now.mono))
@@ -383,7 +383,7 @@ impl Trust {
             })
             .copied()
             .collect();
-        let voters = self.policy.voters().count();
+        let voters = self.voters(now);
         let lone = self.majority(&witnessed, window, Basis::Lone);
         if let Some(found) = lone.filter(|f| waited || f.members.len() == voters) {
             return Some(found);
@@ -483,7 +483,7 @@ impl Trust {
         if self.demand.replace(off).is_none() {
             self.witnesses.hurry(now.mono);
         }
-        if self.round_is_whole(found) {
+        if self.round_is_whole(found, now.mono) {
             self.round_start = now.mono;
             self.demands = self.demands.saturating_add(1);
         }
@@ -491,13 +491,13 @@ impl Trust {
     }
 
     /// Whether as many members as are needed have answered since the last round.
-    fn round_is_whole(&self, found: &Finding) -> bool {
+    fn round_is_whole(&self, found: &Finding, now: Instant) -> bool {
         let fresh = found.members.iter().filter(|&&index| {
             let source = &self.sources[index];
             source.votes() && source.reading.is_some_and(|reading| reading.at > self.round_start)
         });
         let need = match found.basis {
-            Basis::Quorum => self.policy.need(),
+            Basis::Quorum => self.need(now),
             Basis::Lone | Basis::Own | Basis::Witnesses => found.members.len().min(1),
         };
         fresh.count() >= need

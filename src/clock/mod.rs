@@ -3,6 +3,7 @@
 mod floor;
 mod judge;
 mod leap;
+mod pool;
 mod select;
 mod sources;
 mod status;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 pub use floor::{Floor, FloorOrigin, Guess, SavedFloor};
 pub use leap::{LeapListError, LeapSeconds};
+pub use pool::{Pool, PoolEvent};
 pub use select::{Agreement, Interval, agreement};
 pub use sources::{Kiss, Polls, Reading, SourceId, SourceKind, SourceSpec, Verdict};
 pub use status::{LastReading, SourceReport, Trouble};

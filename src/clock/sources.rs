@@ -40,10 +40,12 @@ pub struct SourceSpec {
     pub polls: Polls,
     /// How it comes by its word.
     pub kind: SourceKind,
+    /// A place for a member of a pool, empty until one is found under the pool's name.
+    pub member: bool,
 }
 
 impl SourceSpec {
-    /// Whether it has a vote.
+    /// Whether it may have a vote.
     #[must_use]
     pub fn votes(&self) -> bool {
         !self.noselect && self.kind != SourceKind::Pulse
@@ -139,6 +141,8 @@ const DRIFT_PPM: Nanos = 100;
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) spec: SourceSpec,
+    /// Whether there is anybody to ask.
+    pub(super) present: bool,
     pub(super) reading: Option<Reading>,
     pub(super) verdict: Verdict,
     /// The last eight polls, newest lowest (RFC 5905 section 9.2).
@@ -159,6 +163,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(spec: SourceSpec, now: Instant) -> Self {
         Self {
+            present: !spec.member,
             reading: None,
             verdict: Verdict::Silent,
             reach: 0,
@@ -170,9 +175,16 @@ impl Source {
             asked: None,
             last_asked: None,
             silent_since: None,
-            next: (spec.kind == SourceKind::Server).then_some(now),
+            next: (spec.kind == SourceKind::Server && !spec.member).then_some(now),
             spec,
         }
+    }
+
+    /// Puts another member into a pool's place, of whom nothing is known, or nobody.
+    pub(super) fn seat(&mut self, present: bool, now: Instant) {
+        *self = Self::new(self.spec.clone(), now);
+        self.present = present;
+        self.next = present.then_some(now);
     }
 
     /// Whether it helps to steer, and only the others say which second it marks.
@@ -182,7 +194,13 @@ impl Source {
 
     /// Whether it has a vote.
     pub(super) fn votes(&self) -> bool {
-        self.spec.votes()
+        self.present && self.spec.votes()
+    }
+
+    /// Whether a majority is counted with it: one of a pool only while it answers, because others
+    /// take its place if it does not.
+    pub(super) fn is_counted(&self, now: Instant) -> bool {
+        self.votes() && (!self.spec.member || self.claim(now).is_some())
     }
 
     /// When it is to be asked; `None` for a clock that speaks by itself.

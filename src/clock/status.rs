@@ -19,6 +19,8 @@ const MEASURED_AFTER: Duration = Duration::from_secs(3600);
 /// A source as people see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceReport {
+    /// Whether there is anybody: a pool's place may be empty.
+    pub present: bool,
     /// What selection makes of it.
     pub verdict: Verdict,
     /// Whether it is preferred.
@@ -176,6 +178,7 @@ impl Trust {
     /// The sources in the order of the configuration.
     pub fn sources(&self, now: Now) -> impl Iterator<Item = SourceReport> + '_ {
         self.sources.iter().map(move |source| SourceReport {
+            present: source.present,
             verdict: source.verdict,
             prefer: source.spec.prefer,
             reach: source.reach,
@@ -214,7 +217,7 @@ impl Trust {
                 let answering = voters.clone().filter(|s| s.claim(now.mono).is_some());
                 found.push(Trouble::Cold {
                     answering: (answering.count(), voters.count()),
-                    need: self.policy.need(),
+                    need: self.need(now.mono),
                 });
             }
             Level::Holdover => found.push(Trouble::Holdover {
@@ -227,7 +230,7 @@ impl Trust {
             .iter()
             .filter(|source| source.votes() && source.verdict == Verdict::Falseticker);
         let by = self.demand.or_else(|| {
-            let outvoted = falsetickers.clone().count() * 2 > self.policy.voters().count();
+            let outvoted = falsetickers.clone().count() * 2 > self.voters(now.mono);
             let reading = falsetickers.clone().find_map(|source| source.reading)?;
             let age = now.mono.saturating_duration_since(reading.at);
             outvoted.then(|| (reading.utc + age).since(now.utc))

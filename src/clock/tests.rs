@@ -95,8 +95,9 @@ fn a_source_that_is_not_selected_is_judged_and_never_counts() {
         source.trust = false;
     }
     policy.sources[0].noselect = true;
-    assert_eq!((policy.voters().count(), policy.need()), (3, 3));
     world.trust = Trust::new(policy, Floor::new(world.clock, None), None, world.now());
+
+    assert_eq!((world.trust.voters(world.now), world.trust.need(world.now)), (3, 3));
 
     // Two that count agree with one that does not.
     for source in [0, 1, 2] {
@@ -264,6 +265,57 @@ fn a_reference_clock_far_worse_than_the_servers_votes_and_does_not_steer() {
         let gps = world.trust.sources(world.now()).next().unwrap();
         assert_eq!(gps.verdict, Verdict::Truechimer);
     }
+}
+
+#[test]
+fn members_of_a_pool_count_while_they_answer_and_once_the_clock_was_set() {
+    let source = |operator: &str, member| SourceSpec {
+        operator: operator.to_owned(),
+        private: true,
+        member,
+        ..SourceSpec::default()
+    };
+    let mut sources: Vec<_> = ["a", "b", "c"].map(|operator| source(operator, false)).into();
+    sources.extend([source("pool", true), source("pool", true)]);
+    let mut world = World::with(Policy { quorum: 2, sources, ..Policy::default() });
+    let verdict = |world: &World, at| world.trust.sources(world.now()).nth(at).unwrap();
+    let join = |world: &mut World, at, present| {
+        world.trust.handle_member(SourceId(at), present, world.now());
+    };
+
+    join(&mut world, 3, true);
+    assert_eq!(world.hear(30, &[(0, 0), (3, 0)]).0, Level::Cold, "a name decides about nothing");
+    assert!(!verdict(&world, 3).present);
+    assert_eq!(world.hear(10, &[(0, 0), (1, 0), (2, 0)]).0, Level::Disciplined);
+
+    // Those who do not answer cost no majority; those who lie cannot have one.
+    join(&mut world, 3, true);
+    join(&mut world, 4, true);
+    assert_eq!(world.trust.need(world.now), 2);
+    let (level, ntp) = world.hear(10, &[(0, 0), (1, 0), (2, 0), (3, 9_000), (4, 9_000)]);
+    assert_eq!(
+        (level, ntp.synchronized, world.trust.need(world.now)),
+        (Level::Disciplined, true, 3)
+    );
+    assert_eq!(verdict(&world, 3).verdict, Verdict::Falseticker);
+    assert_eq!(verdict(&world, 0).verdict, Verdict::Truechimer);
+
+    // Whoever takes the place begins with nothing on record.
+    join(&mut world, 3, true);
+    assert_eq!((verdict(&world, 3).reach, verdict(&world, 3).last), (0, None));
+    world.hear(3, &[(0, 0), (1, 0), (2, 0), (3, 0)]);
+    assert_eq!(verdict(&world, 3).verdict, Verdict::Truechimer);
+
+    // What it says after it was let go is not heard, and nobody is asked in its place.
+    join(&mut world, 3, false);
+    world.hear(3, &[(3, 0)]);
+    world.happen(&Happening::Path);
+    assert_eq!(verdict(&world, 3).last, None);
+    world.trust.handle_timeout(world.now());
+    let asked = std::iter::from_fn(|| world.trust.poll_event());
+    assert!(
+        !asked.into_iter().any(|it| matches!(it, Event::AskSource { source: SourceId(3), .. }))
+    );
 }
 
 #[test]

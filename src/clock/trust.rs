@@ -53,17 +53,8 @@ impl Default for Holdover {
 }
 
 impl Policy {
-    /// How many sources make a quorum: never less than a majority of those configured that vote.
-    #[must_use]
-    pub fn need(&self) -> usize {
-        if cfg!(feature = "broken-quorum") {
-            return 1;
-        }
-        self.quorum.max(self.voters().count() / 2 + 1)
-    }
-
-    /// The sources that have a vote.
-    pub(super) fn voters(&self) -> impl Iterator<Item = &SourceSpec> {
+    /// The sources that may have a vote.
+    fn voters(&self) -> impl Iterator<Item = &SourceSpec> {
         self.sources.iter().filter(|source| source.votes())
     }
 
@@ -256,7 +247,7 @@ impl Trust {
 
     /// A source answered.
     pub fn handle_reading(&mut self, id: SourceId, reading: Reading, now: Now) {
-        let Some(source) = self.sources.get(id.0) else { return };
+        let Some(source) = self.sources.get(id.0).filter(|source| source.present) else { return };
         let numbered = if source.is_pulse() { self.numbered(reading, now) } else { Some(reading) };
         let source = &mut self.sources[id.0];
         match numbered {
@@ -266,17 +257,26 @@ impl Trust {
         self.judge(Some(id), now);
     }
 
+    /// A place of a pool is taken by another member, or by nobody. While the clock has never been set
+    /// nobody is let in: a name would decide about it.
+    pub fn handle_member(&mut self, id: SourceId, present: bool, now: Now) {
+        let known = self.level != Level::Cold;
+        let Some(source) = self.sources.get_mut(id.0).filter(|it| it.spec.member) else { return };
+        source.seat(present && known, now.mono);
+        self.judge(None, now);
+    }
+
     /// A source did not answer.
     pub fn handle_silence(&mut self, id: SourceId, now: Now) {
         let urgent = self.level != Level::Disciplined;
-        let Some(source) = self.sources.get_mut(id.0) else { return };
+        let Some(source) = self.sources.get_mut(id.0).filter(|it| it.present) else { return };
         source.silent(urgent, now.mono);
         self.judge(None, now);
     }
 
     /// A source sent a kiss-o'-death packet in answer to our question.
     pub fn handle_kiss(&mut self, id: SourceId, kiss: Kiss, now: Now) {
-        let Some(source) = self.sources.get_mut(id.0) else { return };
+        let Some(source) = self.sources.get_mut(id.0).filter(|it| it.present) else { return };
         source.kissed(kiss, now.mono);
         self.judge(None, now);
     }
@@ -416,6 +416,19 @@ impl Trust {
             self.saved = Some(now.mono);
             self.events.push_back(Event::SaveFloor(floor));
         }
+    }
+
+    /// How many sources a majority is counted of.
+    pub(super) fn voters(&self, now: Instant) -> usize {
+        self.sources.iter().filter(|source| source.is_counted(now)).count()
+    }
+
+    /// How many sources make a quorum: never less than a majority.
+    pub(super) fn need(&self, now: Instant) -> usize {
+        if cfg!(feature = "broken-quorum") {
+            return 1;
+        }
+        self.policy.quorum.max(self.voters(now) / 2 + 1)
     }
 
     /// The operators of the sources at these positions.

@@ -270,6 +270,8 @@ pub struct Clock {
     pub holdover: Holdover,
     /// `[[clock.source]]`, in order of the file.
     pub sources: Vec<Source>,
+    /// `[[clock.pool]]`, in order of the file.
+    pub pools: Vec<Pool>,
     /// `[[clock.refclock]]`, in order of the file.
     pub refclocks: Vec<RefClock>,
     /// A `leap-seconds.list` of IERS or NIST.
@@ -308,6 +310,23 @@ pub struct Source {
     pub key: Option<u32>,
     /// Asked under NTS (RFC 8915) by the name in `name`.
     pub nts: Option<Nts>,
+}
+
+/// `[[clock.pool]]`: NTP servers found under a name, once names and time can be trusted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pool {
+    /// Where its members are found.
+    pub name: Name,
+    /// Their port.
+    pub port: u16,
+    /// How many of them are asked.
+    pub count: usize,
+    /// Who decides which servers they are, for the quorum; by default the name's last three labels.
+    pub operator: String,
+    /// Asked and shown, and never counted.
+    pub noselect: bool,
+    /// How often they are asked.
+    pub polls: Polls,
 }
 
 /// How keys are exchanged with a source.

@@ -12,8 +12,8 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Recursion, RefClock, RefClockKind,
-    Source, State, Tls, Transport, Upstream, Validation, Witness, rules, value,
+    Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
+    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -121,6 +121,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             quorum: table.number("quorum", 1..=64).map_or(3, to_usize),
             holdover: read_holdover(table),
             sources: table.tables("source", |table| read_source(table, file)),
+            pools: table.tables("pool", read_pool),
             refclocks: table.tables("refclock", |table| read_refclock(table, file)),
             leap_file: table.text("leap_file", file),
             witnesses: table.tables("witness", |table| read_witness(table, file)),
@@ -275,6 +276,23 @@ fn read_source(
         key,
         nts,
     })
+}
+
+fn read_pool(table: &mut Table<'_, '_>) -> Option<Pool> {
+    let name = table.required_text("name", "name = \"2.pool.ntp.org\"", value::host_name);
+    let port = table.port("port").unwrap_or(123);
+    let count = table.number("count", 1..=8).map_or(2, to_usize);
+    let operator = table.text("operator", value::label);
+    let noselect = table.boolean("noselect").unwrap_or(false);
+    let polls = read_polls(table);
+    let name = name?;
+    // 0.pool.ntp.org and 1.pool.ntp.org are one directory, and one voice.
+    let operator = operator.unwrap_or_else(|| {
+        let text = name.to_string();
+        let labels: Vec<_> = text.trim_end_matches('.').rsplitn(4, '.').take(3).collect();
+        labels.into_iter().rev().collect::<Vec<_>>().join(".")
+    });
+    Some(Pool { name, port, count, operator, noselect, polls })
 }
 
 /// How keys are exchanged with a source that has a `name` or not, and a shared `key` or not.

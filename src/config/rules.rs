@@ -13,6 +13,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
     doq_keeps_off_port_53(config, notes);
     names_clash(config, notes);
     sources_twice(&config.clock, notes);
+    pools_are_fewer(&config.clock, notes);
     keys_are_given(config, notes);
     refclocks_clash(&config.clock, notes);
     sources_smear(&config.clock, notes);
@@ -112,6 +113,26 @@ fn sources_twice(clock: &Clock, notes: &mut Notes) {
             let message = format!("`{}` is a source already and would count twice", source.address);
             let place = notes.places.at(&format!("clock.source[{index}].address"));
             notes.report.error(place, message, "remove one of the two");
+        }
+    }
+}
+
+/// What names lead to must not outvote what was written down.
+fn pools_are_fewer(clock: &Clock, notes: &mut Notes) {
+    let found: usize = clock.pools.iter().filter(|pool| !pool.noselect).map(|it| it.count).sum();
+    let given = clock.sources.iter().filter(|source| !source.noselect).count();
+    if found > 0 && found >= given {
+        notes.report.error(
+            notes.places.at("clock.pool[0]"),
+            format!("pools of {found} beside {given} sources: names would outvote addresses"),
+            "make their `count` less than the number of [[clock.source]], or add sources",
+        );
+    }
+    for (index, pool) in clock.pools.iter().enumerate() {
+        if clock.pools[..index].iter().any(|earlier| earlier.name == pool.name) {
+            let message = format!("`{}` is a pool already", pool.name);
+            let place = notes.places.at(&format!("clock.pool[{index}].name"));
+            notes.report.error(place, message, "raise its `count` instead");
         }
     }
 }

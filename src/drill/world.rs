@@ -13,7 +13,6 @@ use crate::clock::{
 };
 use crate::health::Change;
 use crate::node::{Action, Input, Node};
-use crate::ntp::engine::MAX_OFFSET;
 use crate::upstream::{Endpoint, EndpointId, Outcome, Pool};
 
 /// More steps than any story takes: a node that wants to be woken for ever.
@@ -23,6 +22,9 @@ const MAX_STEPS: u32 = 5_000_000;
 const ANSWER: Duration = Duration::from_millis(30);
 /// One that has not answered by then has failed.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// Readings from here on are not for steering (`ntp::engine::MAX_OFFSET`).
+const MAX_OFFSET: Nanos = 1_000_000_000;
 
 /// A day, in seconds.
 pub const DAY: i64 = 86_400;

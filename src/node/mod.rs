@@ -26,6 +26,8 @@ pub enum Input {
     EngineError(Duration),
     /// The engine's wish for a source's polling interval.
     Pace(SourceId, Duration),
+    /// A pool's place was given to another member (true), or to nobody.
+    Member(SourceId, bool),
     /// A link, address or route changed.
     PathChanged,
     /// A source answered.
@@ -149,6 +151,7 @@ impl Node {
             Input::Condition { name, held } => self.set(name, held, now),
             Input::EngineError(error) => self.trust.handle_engine_error(error, now),
             Input::Kissed(source, kiss) => self.trust.handle_kiss(source, kiss, now),
+            Input::Member(place, present) => self.trust.handle_member(place, present, now),
             Input::Metered(metered) => self.pool.set_metered(metered),
             Input::Pace(source, interval) => self.trust.handle_pace(source, interval),
             Input::PathChanged => {

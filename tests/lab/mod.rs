@@ -261,6 +261,12 @@ impl Setup<'_> {
         self
     }
 
+    /// A pool, by its keys.
+    pub(crate) fn pool(mut self, keys: &str) -> Self {
+        writeln!(self.clock, "[[clock.pool]]\n{keys}").unwrap();
+        self
+    }
+
     /// A reference clock, by its keys.
     pub(crate) fn refclock(mut self, keys: &str) -> Self {
         writeln!(self.clock, "[[clock.refclock]]\n{keys}").unwrap();

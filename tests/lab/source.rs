@@ -16,6 +16,8 @@ const NTP_TO_UNIX: i64 = 2_208_988_800;
 /// What a source answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Says {
+    /// DENY (RFC 5905 section 7.4).
+    Deny,
     /// The time at which it hung.
     Frozen(UnixTime),
     /// A time this far from the truth.
@@ -47,9 +49,18 @@ impl TimeSource {
                 let time = match *told.lock().unwrap() {
                     Says::Frozen(time) => time,
                     Says::Off(off) => truth().offset(off),
-                    Says::Silent => continue,
+                    Says::Deny | Says::Silent => truth(),
                 };
-                drop(socket.send_to(&reply(&request, time), client));
+                let mut reply = reply(&request, time);
+                match *told.lock().unwrap() {
+                    Says::Silent => continue,
+                    Says::Deny => {
+                        reply[1] = 0;
+                        reply[12..16].copy_from_slice(b"DENY");
+                    }
+                    Says::Frozen(_) | Says::Off(_) => {}
+                }
+                drop(socket.send_to(&reply, client));
             }
         });
         Self { address, says, stop, thread: Some(thread) }
