@@ -147,6 +147,15 @@ fn daemon(lab: &Lab, signed: &Signed) {
     assert_eq!(bad.metadata.response_code, ResponseCode::ServFail);
     assert!(told(&bad).contains("the signature is wrong"), "{}", told(&bad));
 
+    // Nothing tells the time but the root zone, which was signed a moment ago.
+    let signed = KernelClock.utc();
+    let guessed = daemon.wait_for("a guess", 15, |status| {
+        let shown: jiff::Timestamp = status.time.utc.parse().unwrap();
+        (shown.as_second() - signed.secs()).abs() < 6 * 3600
+    });
+    assert_eq!((&*guessed.time.level, guessed.time.ntp.synchronized), ("cold", false));
+    assert_ne!(guessed.time.certificate_dates, "strict");
+
     wan.up();
     daemon.wait_for("time is found and verified", 15, |status| {
         status.time.verified && status.time.certificate_dates == "strict"

@@ -5,6 +5,7 @@ mod boot;
 mod cached;
 mod control;
 mod filter;
+mod inception;
 mod keep;
 mod leap;
 mod logging;

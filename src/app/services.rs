@@ -52,7 +52,7 @@ pub(super) struct Services {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) forwarder: Arc<Upstreams>,
     pub(super) recursion: Arc<Recursion>,
-    validation: Arc<Validation>,
+    pub(super) validation: Arc<Validation>,
     pub(super) listeners: Listeners,
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::asking::Failure;
 use super::boot::Boot;
 use super::filter::Filter;
+use super::inception::ASK_EACH;
 use super::leap::LeapFile;
 use super::nts::NtsSources;
 use super::pools::Pools;
@@ -20,7 +21,7 @@ use super::renumber::Addresses;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
-use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, Verdict, describe};
+use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, Verdict, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
 use crate::health::{Change, Severity};
@@ -66,6 +67,8 @@ pub(super) enum Message {
         /// Why it was not heard.
         failure: Option<Failure>,
     },
+    /// The root zone was signed then.
+    Past(UnixTime),
     /// Links, addresses or routes changed.
     PathChanged,
     /// Who is found under the name of a pool.
@@ -121,9 +124,10 @@ pub(super) struct Steward {
     next_tell: Instant,
     next_keep: Instant,
     next_keep_nts: Instant,
+    pub(super) next_bound: Instant,
     /// When other hands last moved the machine's clock.
     moved: Option<Instant>,
-    clock: Arc<dyn Steer>,
+    pub(super) clock: Arc<dyn Steer>,
 }
 
 impl Steward {
@@ -159,6 +163,7 @@ impl Steward {
             next_tell: now.mono,
             next_keep: now.mono,
             next_keep_nts: now.mono + KEEP_NTS_EACH,
+            next_bound: now.mono + ASK_EACH,
             moved: None,
             clock,
             config,
@@ -231,6 +236,7 @@ impl Steward {
                 self.feed(Input::PathChanged);
                 self.look_at_uplink(self.boot.clock.mono());
             }
+            Message::Past(bound) => self.guess_at_least(bound),
             Message::PoolFound { asked, number, found } => {
                 if asked == self.asked {
                     self.fill_pool(number, &found);
@@ -371,6 +377,7 @@ impl Steward {
         self.look_at_leap_file(now);
         self.look_at_uplink(now);
         self.look_at_pools(now);
+        self.look_for_a_bound(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tracing::error;
 
-use crate::clock::TimeTrust;
+use crate::clock::{TimeTrust, UnixTime};
 use crate::config::{self, Config};
-use crate::dns::{Anchors, BoxFuture, Forward, ForwardError, Forwarded, Validator};
+use crate::dns::{Anchors, BoxFuture, Forward, ForwardError, Forwarded, Validator, root_inception};
 use crate::node::ports::Clock;
 
 /// Has answers validated if the configuration says so.
@@ -40,6 +40,16 @@ impl Validation {
             validator.rise(trust);
             Arc::new(validator)
         }));
+    }
+
+    /// A time that is past for certain, by the root zone, whether answers are validated or not.
+    pub(super) async fn root_inception(
+        &self,
+        settings: &config::Validation,
+        near: UnixTime,
+    ) -> Result<UnixTime, ForwardError> {
+        let (origin, clock) = (Arc::clone(&self.origin), Arc::clone(&self.clock));
+        root_inception(origin, clock, anchors(settings), near).await
     }
 
     /// Begins a trust generation.

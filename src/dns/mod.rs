@@ -17,7 +17,7 @@ use crate::wire::Ede;
 
 pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
 pub use recurse::{Asked, Hints, HintsError, Recursor};
-pub use validate::{Anchors, AnchorsError, Validator};
+pub use validate::{Anchors, AnchorsError, Validator, root_inception};
 
 /// How a question reached us.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

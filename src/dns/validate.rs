@@ -15,14 +15,15 @@ mod zones;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hickory_proto::dnssec::rdata::DNSSECRData;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, RecordType};
 
 pub use anchors::{Anchors, AnchorsError};
 
 use super::{BoxFuture, Forward, ForwardError, Forwarded};
 use crate::cache::Validation;
-use crate::clock::{CertDates, TimeTrust};
+use crate::clock::{CertDates, TimeTrust, UnixTime};
 use crate::node::ports::Clock;
 use crate::wire::UDP_PAYLOAD;
 use judge::Judgement;
@@ -121,6 +122,55 @@ impl Validator {
     }
 }
 
+/// A time that is past for certain: the root zone's SOA record, as `inner` has it and `anchors` validate
+/// it, was not signed before. It is read as the one next to `near`, for it is given modulo 2^32 s
+/// (RFC 4034 section 3.1.5). Dates do not count for it, so it may be as old as who says it likes.
+///
+/// The root's DNSKEY set would not do: it is signed months ahead.
+///
+/// # Errors
+///
+/// Nobody could be asked, or the answer is not validated.
+pub async fn root_inception(
+    inner: Arc<dyn Forward>,
+    clock: Arc<dyn Clock>,
+    anchors: Anchors,
+    near: UnixTime,
+) -> Result<UnixTime, ForwardError> {
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::root(), RecordType::SOA));
+    let mut edns = Edns::new();
+    edns.set_dnssec_ok(true).set_max_payload(UDP_PAYLOAD);
+    question.set_edns(edns);
+    let unfit = |what: &str| ForwardError::Unreachable(format!("the root's SOA record: {what}"));
+    let question = question.to_vec().map_err(|_| unfit("no question"))?;
+
+    let validator = Validator::new(inner, clock, anchors, &[]);
+    let forwarded = validator.forward(question).await?;
+    let answer = Message::from_vec(&forwarded.message).map_err(|_| unfit("not readable"))?;
+    // One signature was found right, which one is not said: none of them is younger than the oldest.
+    let inceptions = answer.answers.iter().filter_map(|record| {
+        let RData::DNSSEC(DNSSECRData::RRSIG(signature)) = &record.data else { return None };
+        let input = signature.input();
+        let covers = input.type_covered == RecordType::SOA && record.name.is_root();
+        covers.then(|| nearest(input.sig_inception.get(), near))
+    });
+    let oldest = inceptions.min().filter(|_| forwarded.validation == Validation::Secure);
+    oldest.ok_or_else(|| unfit("not signed with a key that is known"))
+}
+
+/// The time with these last 32 bits of seconds that is next to `near`.
+fn nearest(seconds: u32, near: UnixTime) -> UnixTime {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "serial numbers wrap"
+    )]
+    let last = near.secs() as u32;
+    let ahead = seconds.wrapping_sub(last).cast_signed();
+    UnixTime::from_secs(near.secs().saturating_add(i64::from(ahead)))
+}
+
 /// A question for signed data, whatever the upstream thinks of it.
 fn question_for(name: &Name, rtype: RecordType) -> Vec<u8> {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
@@ -214,6 +264,23 @@ mod tests {
             let answer = Message::from_vec(&forwarded.message).unwrap();
             assert!(!answer.metadata.authentic_data, "{name}");
         }
+    }
+
+    #[test]
+    fn what_wraps_is_read_next_to_the_floor() {
+        let near = |secs: i64| UnixTime::from_secs(secs);
+        assert_eq!(nearest(1_000, near(900)), near(1_000));
+        assert_eq!(nearest(800, near(900)), near(800));
+        assert_eq!(nearest(5, near((1 << 32) - 5)), near((1 << 32) + 5));
+        assert_eq!(nearest(u32::MAX, near((1 << 32) + 5)), near((1 << 32) - 1));
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_only_vouches_for_the_root_gives_no_bound() {
+        let clock = crate::tls::pki::FakeClock::at(crate::tls::pki::TODAY);
+        let bound = root_inception(Arc::new(Vouching), clock, Anchors::root(), UnixTime::EPOCH);
+
+        assert!(bound.await.is_err());
     }
 
     /// Says of everything that it is authentic.
