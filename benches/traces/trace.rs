@@ -64,7 +64,7 @@ const WAN: Story = Story {
     seeds: 20,
 };
 
-pub(crate) const STORIES: [Story; 6] = [
+pub(crate) const STORIES: [Story; 7] = [
     WAN,
     Story {
         name: "lan",
@@ -77,9 +77,16 @@ pub(crate) const STORIES: [Story; 6] = [
     Story { name: "loss", words: "WAN, ten minutes' loss", seconds: 5400, lost: 3600..4200, ..WAN },
     Story {
         name: "queues",
-        words: "WAN, lasting queues",
+        words: "WAN, queues of 20 min",
         seconds: 14_400,
         queue: Some(Queue { period: 3600.0, peak: 2400.0, half: 600.0, most: 0.040 }),
+        ..WAN
+    },
+    Story {
+        name: "evenings",
+        words: "WAN, queues of 3 h",
+        seconds: 43_200,
+        queue: Some(Queue { period: 21_600.0, peak: 9000.0, half: 5400.0, most: 0.040 }),
         ..WAN
     },
     Story { name: "week", words: "WAN, seven days", seconds: 604_800, seeds: 5, ..WAN },

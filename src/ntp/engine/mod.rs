@@ -6,6 +6,7 @@
 
 mod filter;
 mod library;
+mod queue;
 #[cfg(test)]
 mod world;
 
@@ -23,6 +24,7 @@ use ntp_proto::{
 
 use self::filter::Filter;
 use self::library::{SteeredClock, duration_of, nanos_of, ntp_duration, seconds, timestamp};
+use self::queue::RoundTrips;
 use crate::clock::{Nanos, Reading, Verdict, describe, nanos};
 use crate::node::ports::Steer;
 
@@ -104,6 +106,12 @@ pub enum Refused {
     /// Not newer than the last one of its source, or handed in late.
     #[error("the reading is not newer than the last, or more than 5 s old")]
     Old,
+    /// Its round trip is longer than usual: it waited in a queue, and the offset is off by up to half of that.
+    #[error("the round trip of {} is unusually long", describe(nanos(*.delay)))]
+    Queued {
+        /// The round trip.
+        delay: Duration,
+    },
     /// Not where the source's filter expects it. The third in a row starts the filter over.
     #[error("the source is {} away from our clock, which nothing foretold", describe(*.offset))]
     Surprising {
@@ -126,6 +134,7 @@ struct Source<S: SourceId> {
     surprises: u32,
     stratum: u8,
     last_at: Instant,
+    round_trips: RoundTrips,
 }
 
 impl<S: SourceId> Source<S> {
@@ -202,6 +211,9 @@ impl<S: SourceId> Engine<S> {
             known.surprises = if known.expects(offset, reading) { 0 } else { known.surprises + 1 };
             known.last_at = reading.at;
             match known.surprises {
+                0 if !known.round_trips.take(reading.delay, reading.at) => {
+                    return Err(Refused::Queued { delay: reading.delay });
+                }
                 0 => (),
                 1..SURPRISES => return Err(Refused::Surprising { offset }),
                 SURPRISES.. => self.remove(source),
@@ -213,7 +225,16 @@ impl<S: SourceId> Engine<S> {
         let entry = self.sources.entry(source).or_insert_with(|| {
             let filter = Filter::new(controller, source, reading);
             controller.source_update(source, true);
-            Source { filter, samples: 0, surprises: 0, stratum: 0, last_at: reading.at }
+            let mut round_trips = RoundTrips::new(reading.at);
+            round_trips.take(reading.delay, reading.at);
+            Source {
+                filter,
+                samples: 0,
+                surprises: 0,
+                stratum: 0,
+                last_at: reading.at,
+                round_trips,
+            }
         });
         entry.samples += 1;
         entry.stratum = reading.stratum;
@@ -556,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stray_reading_is_kept_out_and_a_late_one_is_not() {
+    fn one_stray_reading_is_kept_out_and_one_that_waited_in_a_queue_is_no_surprise() {
         let mut world = World::new(3, &[0; 3], 2.0);
         world.burst();
         world.run_until(100.0);
@@ -571,8 +592,12 @@ mod tests {
         let mut queued = world.exchange(0);
         queued.utc = queued.utc.offset(40 * MS);
         queued.delay += Duration::from_millis(80);
-        let outcome = world.engine.handle_reading(0, &queued, world.clock.mono());
-        assert!(outcome.is_ok(), "{outcome:?}");
+        for _ in 0..=SURPRISES {
+            let outcome = world.engine.handle_reading(0, &queued, world.clock.mono());
+            assert!(matches!(outcome, Err(Refused::Queued { .. })), "{outcome:?}");
+            queued.at += Duration::from_millis(1);
+        }
+        assert_eq!(world.engine.estimate(0).unwrap().samples, before.samples);
     }
 
     #[test]
