@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "its output")]
 #![expect(
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "nanoseconds of a simulation"

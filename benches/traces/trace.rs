@@ -126,10 +126,10 @@ impl Story {
             at("freq"),
             OFF as f64 / 1e9,
         );
-        let lost = self.lost.end - self.lost.start;
-        let loss = match lost {
+        let half = (self.lost.end - self.lost.start) / 2;
+        let loss = match half {
             0 => String::new(),
-            _ => format!("(* -10 (equal {} time {}))", lost / 2, self.lost.start + lost / 2),
+            _ => format!("(* -10 (equal {half} time {}))", self.lost.start + half),
         };
         let queue = self.queue.as_ref().map_or_else(String::new, Queue::expression);
         for server in 1..=SERVERS {
@@ -137,8 +137,8 @@ impl Story {
             for (name, trace) in [(&out, 2 * server), (&back, 2 * server + 1)] {
                 let mut random = random(trace as u64);
                 let mut delay = || self.delay + self.spread * random.random_range(-1.0..1.0);
-                let lines: String = (0..PACKETS).map(|_| format!("{:.9}\n", delay())).collect();
-                fs::write(folder.join(name), lines)?;
+                let lines: Vec<_> = (0..PACKETS).map(|_| format!("{:.9}", delay())).collect();
+                fs::write(folder.join(name), lines.join("\n") + "\n")?;
             }
             let _ = writeln!(
                 conf,
