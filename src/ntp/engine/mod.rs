@@ -266,7 +266,7 @@ impl<S: SourceId> Engine<S> {
         self.slew_end.map(|end| (end, "end of a slew"))
     }
 
-    /// Takes what the trust machine makes of a source: one that lies or refuses has no voice any longer.
+    /// Takes what the trust machine makes of a source: one that lies or refuses is forgotten at once.
     ///
     /// One that is silent, or agrees with nobody for want of others, is kept for an hour after its
     /// last reading: its filter knows the clock's frequency, and grows less certain by itself.
