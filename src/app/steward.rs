@@ -21,7 +21,7 @@ use super::renumber::Addresses;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
-use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, Verdict, describe};
+use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
 use crate::health::{Change, Severity};
@@ -382,9 +382,7 @@ impl Steward {
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
         for (index, verdict) in verdicts.into_iter().enumerate() {
             let id = SourceId(index);
-            if verdict != Verdict::Truechimer && self.filter.engine().estimate(id).is_some() {
-                self.filter.run(|engine, _| engine.remove(id));
-            }
+            self.filter.run(|engine, now| engine.handle_verdict(id, verdict, now));
         }
         if self.next_look_up.is_some_and(|at| now >= at) && self.trust.is_some_and(|t| t.verified) {
             self.next_look_up = Some(now + LOOK_UP_EACH);
