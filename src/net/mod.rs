@@ -10,6 +10,7 @@ mod datagram;
 mod open;
 pub mod rate;
 mod serve;
+pub mod stamp;
 
 pub use accept::{Accepting, Welcome};
 pub use admission::{Admission, Admitted, Slot};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::bind;
 use super::datagram::{Batch, Datagram, Socket};
 use super::open::Listen;
+use crate::clock::UnixTime;
 
 /// Pause after an error that may repeat at once, so that it cannot spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
@@ -36,8 +37,15 @@ pub trait Handler: Send + Sync + 'static {
         reply: &mut Vec<u8>,
     );
 
-    /// The replies to a batch of datagrams are about to be handed to the kernel.
-    fn sending(&self, _own: &mut Self::Own) {}
+    /// The replies to a batch of datagrams are about to be handed to the kernel. Says whether it is
+    /// worth a few system calls to know when they leave ([`Self::sent`]).
+    fn sending(&self, _own: &mut Self::Own) -> bool {
+        false
+    }
+
+    /// What [`Self::sending`] wanted to know: when the reply at each place of the batch left, where the
+    /// kernel says, by the machine's clock.
+    fn sent(&self, _own: &mut Self::Own, _left: &[Option<UnixTime>]) {}
 }
 
 /// What the threads of a service have done.
@@ -157,14 +165,22 @@ impl<H: Handler> Worker<H> {
     fn run(&self) {
         let mut batch = Batch::new(&self.socket);
         let mut own = H::Own::default();
+        let mut left = Vec::new();
         loop {
             match batch.receive(&self.socket) {
                 Ok(0) | Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Ok(0) => {}
                 Ok(received) => {
                     batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
-                    self.survives(|| self.handler.sending(&mut own));
-                    let sent = batch.send(&self.socket);
+                    let mut watched = false;
+                    self.survives(|| watched = self.handler.sending(&mut own));
+                    let sent = if watched {
+                        let sent = batch.send_watched(&self.socket, &mut left);
+                        self.survives(|| self.handler.sent(&mut own, &left));
+                        sent
+                    } else {
+                        batch.send(&self.socket)
+                    };
                     // Once a batch, not once a datagram: the threads share these.
                     add(&self.tally.received, received);
                     add(&self.tally.sent, sent.sent);
@@ -218,7 +234,6 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::clock::UnixTime;
 
     #[test]
     fn a_panic_costs_one_datagram_and_is_counted() {
