@@ -14,7 +14,7 @@ use crate::net::stamp;
 use crate::node::ports::Clock;
 use crate::ntp::keys::{Keys, Seal};
 use crate::ntp::nts::client::{Answer, Question};
-use crate::ntp::wire::{self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
+use crate::ntp::wire::{self, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
 
 /// A server at a greater root distance is not worth asking (RFC 5905 appendix A.5.5.2: MAXDIST).
 pub const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
@@ -186,7 +186,7 @@ impl Proof<'_> {
         match self {
             Self::None => Ok(()),
             Self::Key { keys, id } => {
-                let right = keys.check(packet, HEADER_LEN) == Seal::Right(*id);
+                let right = keys.check(packet) == Seal::Right(*id);
                 if right { Ok(()) } else { Err(AskError::Unauthenticated(*id)) }
             }
             Self::Nts(question) => match question.check(packet) {

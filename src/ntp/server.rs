@@ -272,7 +272,7 @@ impl TimeServer {
             return None;
         }
         let keys = self.keys.load();
-        let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
+        let seal = if keys.is_empty() { Seal::None } else { keys.check(question) };
         let taken = self.clock.mono();
         let received = stamp.and_then(|stamp| self.clock.moment_of(stamp)).unwrap_or(taken);
         let protection =
