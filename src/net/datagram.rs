@@ -149,7 +149,7 @@ impl Batch {
     }
 
     /// Waits for datagrams and takes as many as there are, up to [`BATCH`]. Returns their
-    /// number: 0 after the socket's receive timeout, or when it stopped receiving.
+    /// number: 0 when the socket stopped receiving, or for a signal.
     ///
     /// Truncated datagrams are left out.
     ///

@@ -273,8 +273,8 @@ impl TimeServer {
         }
         let keys = self.keys.load();
         let seal = if keys.is_empty() { Seal::None } else { keys.check(question) };
-        let taken = self.clock.mono();
-        let received = stamp.and_then(|stamp| self.clock.moment_of(stamp)).unwrap_or(taken);
+        let stamped = stamp.and_then(|stamp| self.clock.moment_of(stamp));
+        let received = stamped.unwrap_or_else(|| self.clock.mono());
         let protection =
             if question.len() > NTS_LEAST { self.protection(question) } else { Protection::None };
         if let Protection::Wrong { unique_id } = protection {
@@ -350,6 +350,7 @@ impl TimeServer {
                 &self.counts.unsynchronized
             };
             let sent = self.clock.mono();
+            own.answered = Some(sent);
             let utc = |at| self.clock.utc_at(at);
             // What an answer was worth that was not to be believed is not told later as right.
             let earlier = if status.synchronized {
@@ -435,7 +436,8 @@ impl Handler for TimeServer {
     fn sending(&self, own: &mut Leaving) -> bool {
         if !own.met.is_empty() {
             // Once a batch, not once a datagram: the threads share it.
-            self.census.count(own.met.drain(..), self.clock.mono());
+            let now = own.answered.take().unwrap_or_else(|| self.clock.mono());
+            self.census.count(own.met.drain(..), now);
         }
         if own.stamped.is_empty() {
             return false;
@@ -473,6 +475,8 @@ pub struct Leaving {
     place: usize,
     /// Answers whose clients want to know when they left, by place, client and receive timestamp.
     stamped: Vec<(usize, IpAddr, u64)>,
+    /// When the last answer was made: reading a clock costs.
+    answered: Option<Instant>,
     /// When the answers were handed to the kernel.
     handed_over: Option<Instant>,
     /// Who has asked.
