@@ -231,6 +231,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
     use std::time::SystemTime;
 
     use super::*;
@@ -287,6 +288,48 @@ mod tests {
 
             let waited = i128::from_be_bytes(reply);
             assert!((20_000_000..1_000_000_000).contains(&waited), "{waited} ns");
+        }
+    }
+
+    #[test]
+    fn who_wants_to_know_is_told_when_replies_left() {
+        let (sender, told) = mpsc::channel();
+        let listen = DatagramListen::new("test", "test", Arc::new(Curious(sender)));
+        let (address, _threads) = listen.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = client();
+        for question in [&b"plain"[..], b"when", b"plain"] {
+            client.send_to(question, address).unwrap();
+            client.recv(&mut [0; 16]).unwrap();
+        }
+
+        let left = told.recv_timeout(Duration::from_secs(10)).unwrap();
+
+        assert!(matches!(left[..], [Some(_)]), "{left:?}");
+        assert!(told.try_recv().is_err(), "of the others nothing is told");
+    }
+
+    struct Curious(mpsc::Sender<Vec<Option<UnixTime>>>);
+
+    impl Handler for Curious {
+        type Own = bool;
+
+        fn handle(
+            &self,
+            datagram: Datagram<'_>,
+            _: &Arc<Socket>,
+            wants: &mut bool,
+            reply: &mut Vec<u8>,
+        ) {
+            *wants |= datagram.payload == b"when";
+            reply.extend_from_slice(datagram.payload);
+        }
+
+        fn sending(&self, wants: &mut bool) -> bool {
+            std::mem::take(wants)
+        }
+
+        fn sent(&self, _: &mut bool, left: &[Option<UnixTime>]) {
+            self.0.send(left.to_vec()).unwrap();
         }
     }
 

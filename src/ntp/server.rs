@@ -395,6 +395,7 @@ impl TimeServer {
         own.stamped.push((own.place, from, received));
         let earlier = earlier.filter(|_| question.receive_timestamp != question.transmit_timestamp);
         if earlier.is_some() {
+            own.watched = true;
             self.counts.interleaved.fetch_add(1, Ordering::Relaxed);
         }
         earlier
@@ -449,8 +450,14 @@ impl Handler for TimeServer {
         for (_, client, received) in &own.stamped {
             self.earlier.left(*client, *received, sent);
         }
-        own.handed_over = Some(now);
-        true
+        // Many clients fill in an origin and never ask in interleaved mode.
+        let watched = std::mem::take(&mut own.watched);
+        if watched {
+            own.handed_over = Some(now);
+        } else {
+            own.stamped.clear();
+        }
+        watched
     }
 
     fn sent(&self, own: &mut Leaving, left: &[Option<UnixTime>]) {
@@ -477,6 +484,8 @@ pub struct Leaving {
     stamped: Vec<(usize, IpAddr, u64)>,
     /// When the last answer was made: reading a clock costs.
     answered: Option<Instant>,
+    /// Whether one of them is in interleaved mode, so that the next is likely to be, too.
+    watched: bool,
     /// When the answers were handed to the kernel.
     handed_over: Option<Instant>,
     /// Who has asked.

@@ -306,11 +306,14 @@ impl Served {
         };
         let (mut own, mut reply) = (Leaving::default(), Vec::new());
         self.server.answer(&question.emit(), CLIENT, None, &mut own, &mut reply);
-        if self.server.sending(&mut own) && left.is_some() {
+        let answer = Header::parse(&reply).unwrap();
+        let watched = self.server.sending(&mut own);
+        assert_eq!(watched, answer.origin_timestamp == number, "in interleaved mode alone");
+        if watched && left.is_some() {
             std::thread::sleep(Duration::from_millis(20));
             self.server.sent(&mut own, &[left]);
         }
-        Header::parse(&reply).unwrap()
+        answer
     }
 
     async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
