@@ -51,6 +51,40 @@ fn status_is_told_in_words_or_as_the_daemon_gave_it() {
 }
 
 #[test]
+fn sources_say_in_words_by_what_they_are_protected_when_asked_for_more() {
+    let daemon = Daemon::start(|_| {
+        let source = |address: &str, cookies: Value, key: Value| {
+            json!({
+                "address": address, "operator": "op", "verdict": "truechimer", "prefer": false,
+                "trust": false, "nts_cookies": cookies, "key": key, "stratum": 2, "poll": 16.0,
+                "reach": 255, "age": 3.0, "offset": 0.0, "error": 0.01, "failure": null,
+            })
+        };
+        let sources = [
+            source("192.0.2.1:123", json!(7), Value::Null),
+            source("192.0.2.2:123", json!(0), Value::Null),
+            source("192.0.2.3:123", Value::Null, json!(4)),
+            source("192.0.2.4:123", Value::Null, Value::Null),
+        ];
+        Response::Ok(json!({ "sources": sources, "witnesses": [] }))
+    });
+
+    let (_, short, _) = daemon.folder.run(&["sources"]);
+    let (code, long, err) = daemon.folder.run(&["sources", "-v"]);
+
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(!short.contains("NTS"), "{short}");
+    let (_, protection) = long.rsplit_once("\n\n").unwrap();
+    assert_eq!(
+        protection,
+        "Source     Protected by\n\
+         192.0.2.1  NTS, 7 cookies\n\
+         192.0.2.2  NTS, no cookie: keys have to be exchanged first\n\
+         192.0.2.3  key 4\n"
+    );
+}
+
+#[test]
 fn health_is_an_exit_code_and_a_line_with_the_reason() {
     let daemon = Daemon::start(|request| {
         let healthy = *request != Request::Health { kind: Health::Clock };

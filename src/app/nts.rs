@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use tracing::{info, warn};
 
-use crate::clock::{Reading, TimeTrust, UnixTime};
+use super::steward::Steward;
+use crate::clock::{Level, Reading, TimeTrust, UnixTime};
 use crate::config::{Config, Source};
+use crate::node::ports::Clock;
 use crate::ntp::client::{AskError, Proof, ask};
 use crate::ntp::nts::client::{Question, Session};
 use crate::ntp::nts::exchange::{Exchanged, Partner};
@@ -18,6 +20,10 @@ use crate::tls::{self, Roots, server_name};
 /// Waited after a key exchange that failed; twice as long each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(256);
+
+/// How often keys and cookies are kept, and how long after the time is verified first.
+pub(super) const KEEP_EACH: Duration = Duration::from_secs(3600);
+const SETTLES: Duration = Duration::from_secs(16);
 
 /// Sessions by the name and address of their server.
 pub(super) type Kept = BTreeMap<String, Session>;
@@ -250,6 +256,46 @@ impl NtsSource {
 
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steward {
+    /// Judges the chains again by which NTS keys were got: at a rise of trust, and later, for an exchange
+    /// may have begun before it and ended after.
+    pub(super) fn judge_nts(&self) {
+        if let Some(trust) = self.trust.filter(|trust| trust.level >= Level::Coarse) {
+            self.nts.rise(trust, self.boot.clock.utc());
+        }
+    }
+
+    /// Keeps keys and cookies of NTS for the next start, and changes the key of our cookies.
+    pub(super) fn keep_nts(&self) {
+        self.judge_nts();
+        let sessions = self.nts.to_keep();
+        if sessions != self.boot.nts_sessions() {
+            self.boot.keep_nts_sessions(&sessions);
+        }
+        let rotated = self.services.ntp_server.cookie_keys().and_then(|keys| {
+            let known = self.trust.is_some_and(|trust| trust.level >= Level::Coarse);
+            keys.rotated(self.boot.clock.utc()).filter(|_| known)
+        });
+        if let Some(keys) = rotated {
+            self.boot.keep_nts_cookies(&keys);
+            self.services.ntp_server.set_cookie_keys(Arc::new(keys));
+        }
+    }
+
+    /// Keeps them once this is due again.
+    pub(super) fn keep_nts_if_due(&mut self, now: Instant) {
+        if now >= self.next_keep_nts {
+            self.next_keep_nts = now + KEEP_EACH;
+            self.keep_nts();
+        }
+    }
+
+    /// The time is verified: once everybody has been asked by it, what they gave is worth keeping.
+    pub(super) fn keep_nts_soon(&mut self, now: Instant) {
+        self.next_keep_nts = now + SETTLES;
     }
 }
 

@@ -14,7 +14,7 @@ use super::boot::Boot;
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
-use super::nts::NtsSources;
+use super::nts::{self, NtsSources};
 use super::pools::Pools;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
@@ -41,9 +41,6 @@ const TICK: Duration = Duration::from_secs(1);
 const TELL_EACH: Duration = Duration::from_secs(16);
 /// How often the time is kept where writing wears the disk down.
 const KEEP_EACH: Duration = Duration::from_secs(1200);
-/// How often keys and cookies of NTS are kept, and how long after the time is verified first.
-const KEEP_NTS_EACH: Duration = Duration::from_secs(3600);
-const NTS_SETTLES: Duration = Duration::from_secs(16);
 /// How often names beside addresses are looked up.
 const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
@@ -119,11 +116,11 @@ pub(super) struct Steward {
     pub(super) pools: Pools,
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
-    trust: Option<TimeTrust>,
+    pub(super) trust: Option<TimeTrust>,
     next_tick: Instant,
     next_tell: Instant,
     next_keep: Instant,
-    next_keep_nts: Instant,
+    pub(super) next_keep_nts: Instant,
     pub(super) next_bound: Instant,
     /// When other hands last moved the machine's clock.
     moved: Option<Instant>,
@@ -162,7 +159,7 @@ impl Steward {
             next_tick: now.mono,
             next_tell: now.mono,
             next_keep: now.mono,
-            next_keep_nts: now.mono + KEEP_NTS_EACH,
+            next_keep_nts: now.mono + nts::KEEP_EACH,
             next_bound: now.mono + ASK_EACH,
             moved: None,
             clock,
@@ -355,7 +352,7 @@ impl Steward {
         self.next_tell = self.boot.clock.mono();
         self.next_keep = self.next_tell;
         if newly(|trust| trust.verified) {
-            self.next_keep_nts = self.next_tell + NTS_SETTLES;
+            self.keep_nts_soon(self.next_tell);
         }
     }
 
@@ -408,36 +405,8 @@ impl Steward {
             self.next_keep = now + each;
             self.keep_time();
         }
-        if now >= self.next_keep_nts {
-            self.next_keep_nts = now + KEEP_NTS_EACH;
-            self.keep_nts();
-        }
+        self.keep_nts_if_due(now);
         notify::status(&self.in_words());
-    }
-
-    /// Judges the chains again by which NTS keys were got: at a rise of trust, and later, for an exchange
-    /// may have begun before it and ended after.
-    fn judge_nts(&self) {
-        if let Some(trust) = self.trust.filter(|trust| trust.level >= Level::Coarse) {
-            self.nts.rise(trust, self.boot.clock.utc());
-        }
-    }
-
-    /// Keeps keys and cookies of NTS for the next start, and changes the key of our cookies.
-    fn keep_nts(&self) {
-        self.judge_nts();
-        let sessions = self.nts.to_keep();
-        if sessions != self.boot.nts_sessions() {
-            self.boot.keep_nts_sessions(&sessions);
-        }
-        let rotated = self.services.ntp_server.cookie_keys().and_then(|keys| {
-            let known = self.trust.is_some_and(|trust| trust.level >= Level::Coarse);
-            keys.rotated(self.boot.clock.utc()).filter(|_| known)
-        });
-        if let Some(keys) = rotated {
-            self.boot.keep_nts_cookies(&keys);
-            self.services.ntp_server.set_cookie_keys(Arc::new(keys));
-        }
     }
 
     /// Looks up the names that stand beside addresses.

@@ -11,7 +11,7 @@ use crate::cli::table::{self, compact};
 /// How to show them.
 #[derive(Args, Debug)]
 pub(super) struct Sources {
-    /// Explain the columns.
+    /// Explain the columns, and say by what the sources are protected.
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -21,8 +21,12 @@ pub(super) struct Sources {
 /// Prints the sources, then the witnesses.
 pub(super) fn run(sources: &Sources) -> Result<u8, Failure> {
     sources.look.show(&Request::Sources, |report: &report::Sources| {
-        let legend = if sources.verbose { LEGEND } else { "" };
-        format!("{legend}{}", view(report))
+        let (legend, protection) = if sources.verbose {
+            (LEGEND, of_protection(&report.sources))
+        } else {
+            ("", String::new())
+        };
+        format!("{legend}{}{protection}", view(report))
     })
 }
 
@@ -91,6 +95,29 @@ fn of_witnesses(witnesses: &[report::Witness]) -> String {
     });
     let rows: Vec<_> = std::iter::once(title.map(str::to_owned)).chain(rows).collect();
     table::aligned(&rows)
+}
+
+/// By what each source proves that an answer is its own, if any does.
+fn of_protection(sources: &[report::Source]) -> String {
+    let rows: Vec<_> = sources
+        .iter()
+        .filter_map(|source| {
+            let proof = match (source.nts_cookies, source.key) {
+                (Some(0), _) => "NTS, no cookie: keys have to be exchanged first".to_owned(),
+                (Some(1), _) => "NTS, 1 cookie".to_owned(),
+                (Some(cookies), _) => format!("NTS, {cookies} cookies"),
+                (None, Some(key)) => format!("key {key}"),
+                (None, None) => return None,
+            };
+            Some([name(&source.address), proof])
+        })
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let title = ["Source", "Protected by"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(title).chain(rows).collect();
+    format!("\n{}", table::aligned(&rows))
 }
 
 /// Without the port if it is the usual one.
@@ -201,6 +228,36 @@ MS Name/IP address         Stratum Poll Reach LastRx Last sample          Operat
 
         assert_eq!(best(&sources), Some(1));
         assert_eq!(best(&sources[2..]), None);
+    }
+
+    #[test]
+    fn it_is_shown_by_what_sources_are_protected() {
+        let protected = |address, nts_cookies, key| report::Source {
+            key,
+            nts_cookies,
+            ..heard(address, "truechimer", 0.0, 0.001)
+        };
+        let plain = protected("192.0.2.1:123", None, None);
+        assert_eq!(of_protection(std::slice::from_ref(&plain)), "");
+
+        let text = of_protection(&[
+            plain,
+            protected("192.0.2.2:123", Some(8), None),
+            protected("192.0.2.3:123", Some(1), None),
+            protected("192.0.2.4:123", Some(0), None),
+            protected("[2001:db8::1]:1123", None, Some(7)),
+        ]);
+
+        assert_eq!(
+            text,
+            "
+Source              Protected by
+192.0.2.2           NTS, 8 cookies
+192.0.2.3           NTS, 1 cookie
+192.0.2.4           NTS, no cookie: keys have to be exchanged first
+[2001:db8::1]:1123  key 7
+"
+        );
     }
 
     #[test]

@@ -103,7 +103,11 @@ impl Handler for Service {
         }
     }
 
-    fn sending(&self, own: &mut Self::Own) {
-        self.server.sending(own);
+    fn sending(&self, own: &mut Self::Own) -> bool {
+        self.server.sending(own)
+    }
+
+    fn sent(&self, own: &mut Self::Own, left: &[Option<UnixTime>]) {
+        self.server.sent(own, left);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
@@ -12,8 +11,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Room for bursts while all threads are busy. The kernel halves or caps it as it likes.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// How long a receive blocks at most.
-const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -155,7 +152,6 @@ fn datagram_socket(address: SocketAddr) -> io::Result<Socket> {
     }
     // Best effort: the kernel's limit (net.core.rmem_max) decides.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    socket.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
     Ok(socket)
 }
 

@@ -9,11 +9,12 @@ use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrIn, SockaddrIn6,
-    SockaddrLike, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt::ReceiveTimestampns,
+    SockaddrLike, recvmmsg, sendmmsg, sendmsg,
 };
 use nix::sys::time::TimeSpec;
 
-use crate::clock::{Nanos, UnixTime};
+use super::stamp;
+use crate::clock::UnixTime;
 
 /// Datagrams received by one system call at most.
 pub const BATCH: usize = 64;
@@ -38,6 +39,8 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
     /// Where it came from.
     pub peer: &'a Peer,
+    /// Its place in its batch.
+    pub place: usize,
     /// No other waited behind it when it was taken.
     pub alone: bool,
     /// When the kernel received it, by the machine's clock; only where that was asked for
@@ -69,7 +72,7 @@ impl Socket {
     ///
     /// What the kernel says.
     pub fn stamp(&self) -> io::Result<()> {
-        Ok(setsockopt(&self.socket, ReceiveTimestampns, &true)?)
+        stamp::on_arrival(&self.socket)
     }
 
     /// The address it is bound to.
@@ -146,7 +149,7 @@ impl Batch {
     }
 
     /// Waits for datagrams and takes as many as there are, up to [`BATCH`]. Returns their
-    /// number: 0 after the socket's receive timeout, or when it stopped receiving.
+    /// number: 0 when the socket stopped receiving, or for a signal.
     ///
     /// Truncated datagrams are left out.
     ///
@@ -169,22 +172,46 @@ impl Batch {
     pub fn answer(&mut self, mut handle: impl FnMut(Datagram<'_>, &mut Vec<u8>)) {
         let payloads = self.payloads.chunks_exact(MAX_DATAGRAM);
         let alone = self.received.len() == 1;
-        for ((received, payload), reply) in
-            self.received.iter().zip(payloads).zip(&mut self.replies)
+        for (place, ((received, payload), reply)) in
+            self.received.iter().zip(payloads).zip(&mut self.replies).enumerate()
         {
             reply.clear();
             if let Some(Received { len, peer, stamp }) = received {
                 let (payload, stamp) = (&payload[..*len], *stamp);
-                handle(Datagram { payload, peer, alone, stamp }, reply);
+                handle(Datagram { payload, peer, place, alone, stamp }, reply);
             }
         }
     }
 
     /// Sends the replies, one system call for each local address that was asked.
     pub fn send(&mut self, socket: &Socket) -> Sent {
+        self.send_in_order(socket, &mut |_| {})
+    }
+
+    /// The same; says in `left` when each reply left, by its place, where the kernel knows. This
+    /// costs a system call for each reply, and two.
+    pub fn send_watched(&mut self, socket: &Socket, left: &mut Vec<Option<UnixTime>>) -> Sent {
+        left.clear();
+        let Ok(watch) = stamp::Departures::watch(&socket.socket) else { return self.send(socket) };
+        let mut order = Vec::new();
+        let sent = self.send_in_order(socket, &mut |place| order.push(place));
+        left.resize(self.received.len(), None);
+        // Whether one that the kernel did not take has a number is not known.
+        if sent.failed == 0 {
+            // Twice as many, for late ones of an earlier batch.
+            for (number, at) in std::iter::from_fn(|| watch.next()).take(2 * BATCH) {
+                if let Some(left) = order.get(number).and_then(|place| left.get_mut(*place)) {
+                    *left = Some(at);
+                }
+            }
+        }
+        sent
+    }
+
+    fn send_in_order(&mut self, socket: &Socket, note: &mut impl FnMut(usize)) -> Sent {
         match &mut self.lane {
-            Lane::V4(headers) => headers.send(socket, &self.received, &self.replies),
-            Lane::V6(headers) => headers.send(socket, &self.received, &self.replies),
+            Lane::V4(headers) => headers.send(socket, &self.received, &self.replies, note),
+            Lane::V6(headers) => headers.send(socket, &self.received, &self.replies, note),
         }
     }
 }
@@ -277,20 +304,22 @@ impl<A: Address> Headers<A> {
         socket: &Socket,
         received: &[Option<Received>],
         replies: &[Vec<u8>],
+        note: &mut impl FnMut(usize),
     ) -> Sent {
         if received.len() > FEW {
-            self.send_up_to::<BATCH>(socket, received, replies)
+            self.send_up_to::<BATCH>(socket, received, replies, note)
         } else {
-            self.send_up_to::<FEW>(socket, received, replies)
+            self.send_up_to::<FEW>(socket, received, replies, note)
         }
     }
 
-    /// Answers at most the first `MOST` datagrams.
+    /// Answers at most the first `MOST` datagrams. Their places are noted in the order of the replies.
     fn send_up_to<const MOST: usize>(
         &mut self,
         socket: &Socket,
         received: &[Option<Received>],
         replies: &[Vec<u8>],
+        note: &mut impl FnMut(usize),
     ) -> Sent {
         let mut total = Sent::default();
         let mut done = [false; MOST];
@@ -312,6 +341,7 @@ impl<A: Address> Headers<A> {
                 let Some((peer, reply)) = ready(slot, &done) else { continue };
                 if peer.local == leader.local && peer.interface == leader.interface {
                     done[slot] = true;
+                    note(slot);
                     slices[len] = [IoSlice::new(reply)];
                     to[len] = A::from_std(peer.address);
                     len += 1;
@@ -472,8 +502,7 @@ fn describe<A: Address>(message: &RecvMsg<'_, '_, A>) -> Option<Received> {
                 peer = Some(Peer { address, local: local.into(), interface });
             }
             ControlMessageOwned::ScmTimestampns(at) => {
-                let nanos = Nanos::from(at.tv_sec()) * 1_000_000_000 + Nanos::from(at.tv_nsec());
-                stamp = Some(UnixTime::from_nanos(nanos));
+                stamp = Some(stamp::utc(at));
             }
             _ => {}
         }
@@ -515,6 +544,31 @@ mod tests {
         }
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=6).map(|number| (1, number)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn replies_say_by_their_places_when_they_left() {
+        let server = server("0.0.0.0:0");
+        let port = server.local().port();
+        let client = client("127.0.0.1:0");
+        for number in 0..4 {
+            // In groups, by the address that is asked; the second gets no reply.
+            client.send_to(&[number], (Ipv4Addr::new(127, 0, 0, 1 + number % 2), port)).unwrap();
+        }
+        let (mut batch, mut left) = (Batch::new(&server), vec![None; 9]);
+        assert_eq!(batch.receive(&server).unwrap(), 4);
+        batch.answer(|datagram, reply| {
+            assert_eq!(datagram.place, usize::from(datagram.payload[0]));
+            if datagram.place != 1 {
+                echo(datagram, reply);
+            }
+        });
+
+        let sent = batch.send_watched(&server, &mut left);
+
+        assert_eq!(sent, Sent { sent: 3, failed: 0 });
+        let [Some(first), None, Some(third), Some(fourth)] = left[..] else { panic!("{left:?}") };
+        assert!(first <= third && third <= fourth, "{left:?}");
     }
 
     #[test]

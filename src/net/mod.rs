@@ -1,5 +1,8 @@
-//! Sockets that DNS and NTP serve on: opening them whatever the machine's state, datagrams in batches.
+//! Sockets that DNS and NTP serve on: opening them whatever the machine's state, connections within
+//! bounds, datagrams in batches.
 
+mod accept;
+mod admission;
 pub mod bind;
 mod clients;
 mod counted;
@@ -7,7 +10,10 @@ mod datagram;
 mod open;
 pub mod rate;
 mod serve;
+pub mod stamp;
 
+pub use accept::{Accepting, Welcome};
+pub use admission::{Admission, Admitted, Slot};
 pub use clients::Clients;
 pub use counted::Counted;
 pub use datagram::{BATCH, Batch, Datagram, MAX_DATAGRAM, Peer, Sent, Socket};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::bind;
 use super::datagram::{Batch, Datagram, Socket};
 use super::open::Listen;
+use crate::clock::UnixTime;
 
 /// Pause after an error that may repeat at once, so that it cannot spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
@@ -36,8 +37,15 @@ pub trait Handler: Send + Sync + 'static {
         reply: &mut Vec<u8>,
     );
 
-    /// The replies to a batch of datagrams are about to be handed to the kernel.
-    fn sending(&self, _own: &mut Self::Own) {}
+    /// The replies to a batch of datagrams are about to be handed to the kernel. Says whether it is
+    /// worth a few system calls to know when they leave ([`Self::sent`]).
+    fn sending(&self, _own: &mut Self::Own) -> bool {
+        false
+    }
+
+    /// What [`Self::sending`] wanted to know: when the reply at each place of the batch left, where the
+    /// kernel says, by the machine's clock.
+    fn sent(&self, _own: &mut Self::Own, _left: &[Option<UnixTime>]) {}
 }
 
 /// What the threads of a service have done.
@@ -157,14 +165,22 @@ impl<H: Handler> Worker<H> {
     fn run(&self) {
         let mut batch = Batch::new(&self.socket);
         let mut own = H::Own::default();
+        let mut left = Vec::new();
         loop {
             match batch.receive(&self.socket) {
                 Ok(0) | Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Ok(0) => {}
                 Ok(received) => {
                     batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
-                    self.survives(|| self.handler.sending(&mut own));
-                    let sent = batch.send(&self.socket);
+                    let mut watched = false;
+                    self.survives(|| watched = self.handler.sending(&mut own));
+                    let sent = if watched {
+                        let sent = batch.send_watched(&self.socket, &mut left);
+                        self.survives(|| self.handler.sent(&mut own, &left));
+                        sent
+                    } else {
+                        batch.send(&self.socket)
+                    };
                     // Once a batch, not once a datagram: the threads share these.
                     add(&self.tally.received, received);
                     add(&self.tally.sent, sent.sent);
@@ -215,10 +231,10 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
     use std::time::SystemTime;
 
     use super::*;
-    use crate::clock::UnixTime;
 
     #[test]
     fn a_panic_costs_one_datagram_and_is_counted() {
@@ -272,6 +288,48 @@ mod tests {
 
             let waited = i128::from_be_bytes(reply);
             assert!((20_000_000..1_000_000_000).contains(&waited), "{waited} ns");
+        }
+    }
+
+    #[test]
+    fn who_wants_to_know_is_told_when_replies_left() {
+        let (sender, told) = mpsc::channel();
+        let listen = DatagramListen::new("test", "test", Arc::new(Curious(sender)));
+        let (address, _threads) = listen.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = client();
+        for question in [&b"plain"[..], b"when", b"plain"] {
+            client.send_to(question, address).unwrap();
+            client.recv(&mut [0; 16]).unwrap();
+        }
+
+        let left = told.recv_timeout(Duration::from_secs(10)).unwrap();
+
+        assert!(matches!(left[..], [Some(_)]), "{left:?}");
+        assert!(told.try_recv().is_err(), "of the others nothing is told");
+    }
+
+    struct Curious(mpsc::Sender<Vec<Option<UnixTime>>>);
+
+    impl Handler for Curious {
+        type Own = bool;
+
+        fn handle(
+            &self,
+            datagram: Datagram<'_>,
+            _: &Arc<Socket>,
+            wants: &mut bool,
+            reply: &mut Vec<u8>,
+        ) {
+            *wants |= datagram.payload == b"when";
+            reply.extend_from_slice(datagram.payload);
+        }
+
+        fn sending(&self, wants: &mut bool) -> bool {
+            std::mem::take(wants)
+        }
+
+        fn sent(&self, _: &mut bool, left: &[Option<UnixTime>]) {
+            self.0.send(left.to_vec()).unwrap();
         }
     }
 

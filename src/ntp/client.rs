@@ -4,15 +4,17 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use tracing::trace;
 
 use crate::clock::{Reading, UnixTime, nanos};
+use crate::net::stamp;
 use crate::node::ports::Clock;
 use crate::ntp::keys::{Keys, Seal};
 use crate::ntp::nts::client::{Answer, Question};
-use crate::ntp::wire::{self, HEADER_LEN, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
+use crate::ntp::wire::{self, Header, LEAP_UNKNOWN, MODE_CLIENT, MODE_SERVER};
 
 /// A server at a greater root distance is not worth asking (RFC 5905 appendix A.5.5.2: MAXDIST).
 pub const MAX_ROOT_DISTANCE: Duration = Duration::from_millis(1500);
@@ -136,8 +138,13 @@ pub async fn ask(
         }
         Proof::Nts(protection) => protection.protect(&mut question),
     }
-    let sent = clock.mono();
+    // Where the kernel does not say when datagrams come and go, they do as we read and write them.
+    let _ = stamp::on_arrival(&socket);
+    let watch = stamp::Departures::watch(&socket).ok();
+    let left = || watch.as_ref()?.next().and_then(|(_, at)| clock.moment_of(at));
+    let written = clock.mono();
     socket.send(&question).await.map_err(refused_or_network)?;
+    let sent = left();
 
     let mut forged = None;
     let answer = timeout(patience, receive(&socket, clock, nonce, &mut proof, &mut forged)).await;
@@ -145,6 +152,9 @@ pub async fn ask(
         Ok(answer) => answer?,
         Err(_) => return Err(forged.unwrap_or(AskError::Silent(patience))),
     };
+    // It may have had to wait until the address of the next machine was known.
+    let sent = sent.or_else(left).unwrap_or(written).max(written);
+    let received = received.max(sent);
     let own = socket.local_addr().map(|own| wire::reference_id(own.ip()));
     if header.stratum > 1 && own.is_ok_and(|own| own == header.reference_id) {
         return Err(AskError::Loop);
@@ -176,7 +186,7 @@ impl Proof<'_> {
         match self {
             Self::None => Ok(()),
             Self::Key { keys, id } => {
-                let right = keys.check(packet, HEADER_LEN) == Seal::Right(*id);
+                let right = keys.check(packet) == Seal::Right(*id);
                 if right { Ok(()) } else { Err(AskError::Unauthenticated(*id)) }
             }
             Self::Nts(question) => match question.check(packet) {
@@ -202,8 +212,13 @@ async fn receive(
     // NTS fills a whole datagram with cookies.
     let mut packet = [0; 2048];
     loop {
-        let len = socket.recv(&mut packet).await.map_err(refused_or_network)?;
-        let received = clock.mono();
+        let read = || stamp::receive(socket, &mut packet);
+        let (len, stamp) = socket
+            .async_io(Interest::READABLE | Interest::ERROR, read)
+            .await
+            .map_err(refused_or_network)?;
+        let read = clock.mono();
+        let received = stamp.and_then(|stamp| clock.moment_of(stamp)).unwrap_or(read);
         let packet = packet.get(..len).unwrap_or_default();
         match Header::parse(packet) {
             Some(header) if header.mode == MODE_SERVER && header.origin_timestamp == nonce => {
@@ -348,6 +363,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_that_has_to_wait_for_its_reader_is_not_the_later_for_it() {
+        let server = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = server.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut packet = [0; 1024];
+            let (_, from) = server.recv_from(&mut packet).unwrap();
+            let question = Header::parse(&packet).unwrap();
+            server.send_to(&good_answer(&question).emit(), from).unwrap();
+        });
+
+        let busy = async { std::thread::sleep(Duration::from_millis(60)) };
+        let asking = ask(address, &MachineClock, FLOOR, PATIENCE, Proof::None);
+        let (reading, ()) = tokio::join!(asking, busy);
+
+        let delay = reading.unwrap().delay;
+        assert!(delay < Duration::from_millis(40), "{delay:?}");
+    }
+
+    #[tokio::test]
     async fn a_closed_port_is_told_from_silence() {
         let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = closed.local_addr().unwrap();
@@ -447,6 +481,27 @@ mod tests {
                 NOW + nanos(at.saturating_duration_since(start))
                     - nanos(start.saturating_duration_since(at)),
             )
+        }
+    }
+
+    /// The same, knowing what the machine's shows.
+    #[derive(Debug)]
+    struct MachineClock;
+
+    impl Clock for MachineClock {
+        fn mono(&self) -> Instant {
+            TestClock.mono()
+        }
+
+        fn utc_at(&self, at: Instant) -> UnixTime {
+            TestClock.utc_at(at)
+        }
+
+        #[expect(clippy::disallowed_methods, reason = "what the kernel's stamps are read from")]
+        fn moment_of(&self, stamp: UnixTime) -> Option<Instant> {
+            let stamp = Duration::from_nanos(stamp.nanos().try_into().unwrap());
+            let age = (std::time::SystemTime::UNIX_EPOCH + stamp).elapsed().ok()?;
+            self.mono().checked_sub(age)
         }
     }
 

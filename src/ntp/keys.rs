@@ -16,6 +16,8 @@ use data_encoding::HEXUPPER_PERMISSIVE;
 use ring::digest;
 use subtle::ConstantTimeEq;
 
+use crate::ntp::wire;
+
 /// Octets of a key's number in a message.
 const ID_LEN: usize = 4;
 /// Octets of the longest code.
@@ -103,10 +105,10 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// What `packet`, a header of `header` octets and what follows it, proves of its sender.
+    /// What `packet`, a header and what follows it, proves of its sender.
     #[must_use]
-    pub fn check(&self, packet: &[u8], header: usize) -> Seal {
-        let Some((message, seal)) = packet.split_at_checked(header) else { return Seal::None };
+    pub fn check(&self, packet: &[u8]) -> Seal {
+        let Some((message, seal)) = wire::before_code(packet) else { return Seal::None };
         let Some((id, code)) = seal.split_first_chunk::<ID_LEN>() else { return Seal::None };
         let id = u32::from_be_bytes(*id);
         match (code.len(), self.get(id)) {
@@ -118,12 +120,12 @@ impl Keys {
     }
 }
 
-/// What follows the header of a message (RFC 5905 section 7.5).
+/// What follows the header and extension fields of a message (RFC 5905 sections 7.3 and 7.5).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Seal {
     /// A crypto-NAK: the sender could not check what we sent.
     Nak,
-    /// No code: nothing, or extension fields.
+    /// No code.
     None,
     /// The code of this key, and right.
     Right(u32),
@@ -221,6 +223,8 @@ pub struct KeysError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -237,22 +241,89 @@ mod tests {
     fn a_code_is_right_for_its_message_and_key_alone() {
         let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret");
         for id in [1, 2] {
-            let mut packet = vec![7; 48];
+            let mut packet = message(4, &[]);
             keys.get(id).unwrap().seal(id, &mut packet);
-            assert_eq!(keys.check(&packet, 48), Seal::Right(id));
+            assert_eq!(keys.check(&packet), Seal::Right(id));
 
             let mut other = packet.clone();
             other[3] ^= 1;
-            assert_eq!(keys.check(&other, 48), Seal::Wrong(id));
+            assert_eq!(keys.check(&other), Seal::Wrong(id));
             let mut other = packet.clone();
             other[51] ^= 3;
-            assert!(matches!(keys.check(&other, 48), Seal::Wrong(_)));
+            assert!(matches!(keys.check(&other), Seal::Wrong(_)));
             packet.pop();
-            assert_eq!(keys.check(&packet, 48), Seal::None);
+            assert_eq!(keys.check(&packet), Seal::None);
         }
-        assert_eq!(keys.check(&[0; 52], 48), Seal::Nak);
-        assert_eq!(keys.check(&[0; 48], 48), Seal::None);
-        assert_eq!(keys.check(&[0; 10], 48), Seal::None);
+        assert_eq!(keys.check(&[0; 52]), Seal::Nak);
+        assert_eq!(keys.check(&[0; 48]), Seal::None);
+        assert_eq!(keys.check(&[0; 10]), Seal::None);
+    }
+
+    /// As chrony does it: what chrony sends is in `tests/ntp_clients.rs`.
+    #[test]
+    fn a_code_is_found_behind_extension_fields() {
+        let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret");
+        for (id, fields) in [(1, &[16][..]), (2, &[28]), (1, &[16, 24, 1024]), (2, &[20, 16])] {
+            let mut packet = message(4, fields);
+            keys.get(id).unwrap().seal(id, &mut packet);
+            assert_eq!(keys.check(&packet), Seal::Right(id), "{fields:?}");
+
+            // The fields are under the code.
+            packet[56] ^= 1;
+            assert_eq!(keys.check(&packet), Seal::Wrong(id), "{fields:?}");
+        }
+        assert_eq!(keys.check(&message(4, &[28])), Seal::None);
+    }
+
+    #[test]
+    fn behind_what_is_no_field_no_code_is_looked_for_and_version_3_has_no_fields() {
+        let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret");
+        let sealed = |mut packet: Vec<u8>| {
+            keys.get(1).unwrap().seal(1, &mut packet);
+            keys.check(&packet)
+        };
+        // Shorter than a field may be, not in words, and beyond the end.
+        for len in [0, 3, 12, 17, 18, 40, 65_532] {
+            let mut packet = message(4, &[28]);
+            packet[50..52].copy_from_slice(&u16::to_be_bytes(len));
+            assert_eq!(sealed(packet), Seal::None, "{len}");
+        }
+        assert_eq!(sealed(message(3, &[])), Seal::Right(1));
+        assert_eq!(sealed(message(3, &[28])), Seal::None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_code_is_right_behind_any_fields_and_nothing_else_is(
+            words in prop::collection::vec(4usize..64, 0..6),
+            rest in prop::collection::vec(any::<u8>(), 0..120),
+            cut in 1usize..60,
+            id in 1u32..3,
+        ) {
+            let (keys, _) = Keys::parse("1 AES128 ASCII:0123456789abcdef\n2 SHA1 secret");
+            let lens: Vec<_> = words.iter().map(|words| words * 4).collect();
+            let mut packet = message(4, &lens);
+            let unsealed = packet.clone();
+            keys.get(id).unwrap().seal(id, &mut packet);
+
+            prop_assert_eq!(keys.check(&packet), Seal::Right(id));
+            let cut = packet.len().saturating_sub(cut);
+            prop_assert!(!matches!(keys.check(&packet[..cut]), Seal::Right(_)));
+            let forged = [unsealed, rest].concat();
+            prop_assert!(!matches!(keys.check(&forged), Seal::Right(_)));
+        }
+    }
+
+    /// A header of this version, and extension fields of these lengths.
+    fn message(version: u8, fields: &[usize]) -> Vec<u8> {
+        let mut message = vec![7; 48];
+        message[0] = version << 3 | 3;
+        for len in fields {
+            message.extend([0x20, 0x05]);
+            message.extend(u16::try_from(*len).unwrap().to_be_bytes());
+            message.resize(message.len() + len - 4, 9);
+        }
+        message
     }
 
     #[test]

@@ -272,9 +272,9 @@ impl TimeServer {
             return None;
         }
         let keys = self.keys.load();
-        let seal = if keys.is_empty() { Seal::None } else { keys.check(question, HEADER_LEN) };
-        let taken = self.clock.mono();
-        let received = stamp.and_then(|stamp| self.clock.moment_of(stamp)).unwrap_or(taken);
+        let seal = if keys.is_empty() { Seal::None } else { keys.check(question) };
+        let stamped = stamp.and_then(|stamp| self.clock.moment_of(stamp));
+        let received = stamped.unwrap_or_else(|| self.clock.mono());
         let protection =
             if question.len() > NTS_LEAST { self.protection(question) } else { Protection::None };
         if let Protection::Wrong { unique_id } = protection {
@@ -350,6 +350,7 @@ impl TimeServer {
                 &self.counts.unsynchronized
             };
             let sent = self.clock.mono();
+            own.answered = Some(sent);
             let utc = |at| self.clock.utc_at(at);
             // What an answer was worth that was not to be believed is not told later as right.
             let earlier = if status.synchronized {
@@ -391,9 +392,10 @@ impl TimeServer {
         let earlier = self.earlier.sent_at(from, question.origin_timestamp);
         let received = wire::from_utc(received);
         self.earlier.answering(from, received);
-        own.stamped.push((from, received));
+        own.stamped.push((own.place, from, received));
         let earlier = earlier.filter(|_| question.receive_timestamp != question.transmit_timestamp);
         if earlier.is_some() {
+            own.watched = true;
             self.counts.interleaved.fetch_add(1, Ordering::Relaxed);
         }
         earlier
@@ -425,24 +427,50 @@ impl Handler for TimeServer {
     ) {
         let from = datagram.peer.address.ip();
         let before = reply.len();
+        own.place = datagram.place;
         let how = self.answer(datagram.payload, from, datagram.stamp, own, reply);
         if let Some(how) = how.filter(|_| self.remember.load(Ordering::Relaxed)) {
             own.met.push(Met { from, answered: reply.len() > before, how });
         }
     }
 
-    fn sending(&self, own: &mut Leaving) {
+    fn sending(&self, own: &mut Leaving) -> bool {
         if !own.met.is_empty() {
             // Once a batch, not once a datagram: the threads share it.
-            self.census.count(own.met.drain(..), self.clock.mono());
+            let now = own.answered.take().unwrap_or_else(|| self.clock.mono());
+            self.census.count(own.met.drain(..), now);
         }
         if own.stamped.is_empty() {
-            return;
+            return false;
         }
-        // Before the system call: after it, the client's machine may long have received them.
-        let sent = wire::from_utc(self.clock.utc());
-        for (client, received) in own.stamped.drain(..) {
-            self.earlier.left(client, received, sent);
+        let now = self.clock.mono();
+        // Whoever asks again before the kernel has said more, or where it never does, is told the time
+        // before the system call: after it, the client's machine may long have received the answer.
+        let sent = wire::from_utc(self.clock.utc_at(now));
+        for (_, client, received) in &own.stamped {
+            self.earlier.left(*client, *received, sent);
+        }
+        // Many clients fill in an origin and never ask in interleaved mode.
+        let watched = std::mem::take(&mut own.watched);
+        if watched {
+            own.handed_over = Some(now);
+        } else {
+            own.stamped.clear();
+        }
+        watched
+    }
+
+    fn sent(&self, own: &mut Leaving, left: &[Option<UnixTime>]) {
+        let handed_over = own.handed_over.take();
+        for (place, client, received) in own.stamped.drain(..) {
+            let stamp = left.get(place).copied().flatten();
+            // One from before is that of another answer.
+            let moment = stamp
+                .and_then(|stamp| self.clock.moment_of(stamp))
+                .filter(|moment| handed_over.is_some_and(|before| *moment >= before));
+            if let Some(moment) = moment {
+                self.earlier.left(client, received, wire::from_utc(self.clock.utc_at(moment)));
+            }
         }
     }
 }
@@ -450,8 +478,16 @@ impl Handler for TimeServer {
 /// What a thread knows of its batch.
 #[derive(Debug, Default)]
 pub struct Leaving {
-    /// Answers whose clients want to know when they left, by client and receive timestamp.
-    stamped: Vec<(IpAddr, u64)>,
+    /// Of the datagram at hand, in its batch.
+    place: usize,
+    /// Answers whose clients want to know when they left, by place, client and receive timestamp.
+    stamped: Vec<(usize, IpAddr, u64)>,
+    /// When the last answer was made: reading a clock costs.
+    answered: Option<Instant>,
+    /// Whether one of them is in interleaved mode, so that the next is likely to be, too.
+    watched: bool,
+    /// When the answers were handed to the kernel.
+    handed_over: Option<Instant>,
     /// Who has asked.
     met: Vec<Met>,
 }

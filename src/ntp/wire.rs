@@ -102,6 +102,43 @@ impl Header {
     }
 }
 
+/// A packet as what a symmetric key vouches for, header and extension fields, and what follows these: the
+/// key's number and its code, a crypto-NAK, or nothing. `None` if there is no telling.
+///
+/// Fields and code look alike. So in version 4 the last 20 to 24 octets are a code's (RFC 7822 section 3: a
+/// field that comes last is longer), and all before them has to be fields; before version 4 there are none.
+#[must_use]
+pub fn before_code(packet: &[u8]) -> Option<(&[u8], &[u8])> {
+    let version = packet.first()? >> 3 & 0b111;
+    let mut at = HEADER_LEN;
+    loop {
+        let rest = packet.get(at..)?;
+        let is_code = rest.is_empty()
+            || version < 4
+            || (SHORTEST_CODE..=LONGEST_CODE).contains(&rest.len())
+            || (at == HEADER_LEN && rest.len() == CRYPTO_NAK);
+        if is_code {
+            return packet.split_at_checked(at);
+        }
+        let &[_, _, high, low] = rest.first_chunk()?;
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        if len < SHORTEST_FIELD || len % 4 != 0 {
+            return None;
+        }
+        at += len;
+    }
+}
+
+/// Octets of the shortest extension field (RFC 7822 section 7.5).
+pub const SHORTEST_FIELD: usize = 16;
+
+/// Octets of a code with the number of its key: of 128 bits, or of 160.
+const SHORTEST_CODE: usize = 20;
+const LONGEST_CODE: usize = 24;
+
+/// Octets of a crypto-NAK: the number 0 and no code (RFC 5905 section 7.3).
+const CRYPTO_NAK: usize = 4;
+
 /// A timestamp (32 bits of seconds, 32 of fraction) as a point in UTC.
 ///
 /// The wire carries no era (RFC 5905 section 6), so a timestamp names a point
@@ -269,6 +306,29 @@ mod tests {
             match Header::parse(&packet) {
                 Some(header) => prop_assert_eq!(&header.emit()[..], &packet[..HEADER_LEN]),
                 None => prop_assert!(packet.len() < HEADER_LEN),
+            }
+        }
+
+        #[test]
+        fn whatever_follows_a_header_a_packet_is_parted_behind_the_header_or_not_at_all(
+            packet in prop::collection::vec(any::<u8>(), 0..200),
+            fields in prop::collection::vec((any::<u8>(), any::<u8>(), 0u16..48), 0..6),
+        ) {
+            let mut packets = vec![packet.clone()];
+            let mut hostile = [&[0x23; HEADER_LEN][..], &packet].concat();
+            packets.push(hostile.clone());
+            hostile.truncate(HEADER_LEN);
+            for (high, low, len) in fields {
+                hostile.extend([high, low]);
+                hostile.extend(len.to_be_bytes());
+                hostile.resize(hostile.len() + usize::from(len).saturating_sub(5), 0);
+                packets.push(hostile.clone());
+            }
+            for packet in packets {
+                let Some((message, code)) = before_code(&packet) else { continue };
+                prop_assert!(message.len() >= HEADER_LEN);
+                prop_assert_eq!(&[message, code].concat(), &packet);
+                prop_assert!(packet[0] >> 3 & 7 < 4 || [0, 4, 20, 21, 22, 23, 24].contains(&code.len()));
             }
         }
 

@@ -1,28 +1,20 @@
-//! Accepts connections: caps, TLS handshakes, errors that must not end or spin the loop.
+//! What becomes of accepted connections: caps, TLS handshakes, the protocol that is spoken.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use nix::libc;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::Slot;
 use super::{PresentConfig, Shared, count, doh, stream};
 use crate::dns::{Client, Protocol};
-use crate::net::{Listen, bind};
-
-/// Pause after an error that lasts, such as having no file descriptor left.
-const ERROR_PAUSE: Duration = Duration::from_millis(100);
-/// Connections lost in a row before that counts as an error that lasts.
-const LOST_IN_A_ROW: u32 = 64;
+use crate::net::{Accepting, Listen, Slot, Welcome};
 
 /// What is spoken on the connections.
 #[derive(Clone)]
@@ -46,23 +38,12 @@ impl StreamListen {
 }
 
 impl Listen for StreamListen {
-    type Guard = Listening;
+    type Guard = Accepting;
 
-    fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Listening)> {
-        let listener = bind::tcp(address)?;
-        let local = listener.local_addr()?;
-        let socket = listener.try_clone()?;
-        let (open, closing) = watch::channel(());
-        let _context = self.runtime.enter();
-        let acceptor = Acceptor {
-            listener: TcpListener::from_std(listener)?,
-            kind: self.kind.clone(),
-            service: self.service(),
-            shared: Arc::clone(&self.shared),
-            closing,
-        };
-        self.runtime.spawn(acceptor.run());
-        Ok((local, Listening { socket, open: Some(open) }))
+    fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Accepting)> {
+        let (kind, shared) = (self.kind.clone(), Arc::clone(&self.shared));
+        let door = Door { kind, service: self.service(), shared };
+        Accepting::start(address, &self.runtime, door)
     }
 
     fn service(&self) -> &'static str {
@@ -77,22 +58,6 @@ impl Listen for StreamListen {
 impl fmt::Debug for StreamListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StreamListen").field(&self.service()).finish()
-    }
-}
-
-/// A listener at work. Dropped, it frees its address at once, and its connections finish.
-#[derive(Debug)]
-pub(super) struct Listening {
-    socket: std::net::TcpListener,
-    /// Dropping it tells the acceptor and every connection.
-    open: Option<watch::Sender<()>>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.open = None;
-        // The acceptor closes its descriptor when it next runs; the address must be free before.
-        let _ = socket2::SockRef::from(&self.socket).shutdown(Shutdown::Both);
     }
 }
 
@@ -111,51 +76,26 @@ impl Link {
     }
 }
 
-struct Acceptor {
-    listener: TcpListener,
+/// Lets connections of one kind in.
+struct Door {
     kind: Kind,
     service: &'static str,
     shared: Arc<Shared>,
-    closing: watch::Receiver<()>,
 }
 
-impl Acceptor {
-    async fn run(mut self) {
-        let mut lost = 0;
-        loop {
-            let accepted = tokio::select! {
-                // A listener that was shut down fails to accept.
-                biased;
-                _ = self.closing.changed() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    lost = 0;
-                    self.welcome(stream, address);
-                }
-                Err(error) if is_of_connection(&error) && lost < LOST_IN_A_ROW => {
-                    lost += 1;
-                    count(&self.shared.counters.accept_errors);
-                }
-                Err(error) => self.pause(&error).await,
-            }
-        }
-    }
-
-    fn welcome(&self, stream: TcpStream, address: SocketAddr) {
+impl Welcome for Door {
+    fn welcome(&self, stream: TcpStream, address: SocketAddr, closing: &watch::Receiver<()>) {
         if self.shared.admission.starve(false) {
             tracing::info!(service = self.service, "connections are accepted again");
         }
         let Some(slot) = self.shared.admit(address, self.service) else { return };
-        let link = Link { shared: Arc::clone(&self.shared), slot, closing: self.closing.clone() };
+        let link = Link { shared: Arc::clone(&self.shared), slot, closing: closing.clone() };
         tokio::spawn(connection(self.kind.clone(), stream, address, link));
     }
 
-    /// Waits after an error that would come again at once.
-    async fn pause(&self, error: &io::Error) {
+    fn not_accepted(&self, error: &io::Error, lasts: bool) {
         count(&self.shared.counters.accept_errors);
-        if self.shared.admission.starve(true) {
+        if lasts && self.shared.admission.starve(true) {
             tracing::warn!(
                 service = self.service,
                 %error,
@@ -163,29 +103,7 @@ impl Acceptor {
                 "cannot accept connections; idle ones are closed sooner (raise LimitNOFILE=)"
             );
         }
-        tokio::time::sleep(ERROR_PAUSE).await;
     }
-}
-
-/// Whether the client, or the network before it, gave up between knocking and being let in:
-/// accept(2) lists these as errors of the new connection, not of the listener.
-fn is_of_connection(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNABORTED
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::EINTR
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::ENONET
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::EPERM
-                | libc::EPROTO
-        )
-    )
 }
 
 async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link: Link) {

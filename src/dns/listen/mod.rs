@@ -4,7 +4,6 @@
 
 mod accept;
 mod activity;
-mod admission;
 mod doh;
 mod doq;
 mod queue;
@@ -23,14 +22,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use self::accept::{Kind, StreamListen};
-use self::admission::{Admission, Admitted, Slot};
 use self::doq::QuicListen;
 use self::queue::{Place, Queue};
 use self::udp::Udp;
 use crate::cache::Near;
 use crate::config::Config;
 use crate::dns::{BoxFuture, Client};
-use crate::net::{DatagramListen, KeepOpen, Refused, Tally};
+use crate::net::{Admission, Admitted, DatagramListen, KeepOpen, Refused, Slot, Tally};
 
 /// The ALPN protocol of DNS over TLS (RFC 7858 section 3.2 leaves it optional; IANA registers `dot`).
 pub const ALPN_DOT: &[&[u8]] = &[b"dot"];

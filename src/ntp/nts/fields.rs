@@ -1,6 +1,7 @@
 //! Extension fields of NTP messages that NTS makes use of (RFC 7822, RFC 8915 section 5).
 
 use super::{Key, NONCE_LEN, TAG_LEN};
+use crate::ntp::wire::SHORTEST_FIELD;
 
 /// A number that the answer repeats.
 pub(super) const UNIQUE_ID: u16 = 0x0104;
@@ -13,8 +14,6 @@ pub(super) const AUTHENTICATOR: u16 = 0x0404;
 
 /// Octets of type and length.
 pub(super) const HEAD: usize = 4;
-/// Octets of the shortest field (RFC 7822 section 3).
-const SHORTEST: usize = 16;
 
 /// Octets of a unique identifier as we make it (RFC 8915 section 5.3: at least 32).
 pub(super) const UNIQUE_ID_LEN: usize = 32;
@@ -47,7 +46,7 @@ pub(super) fn read(octets: &[u8], shortest: usize) -> impl Iterator<Item = Field
 
 /// The fields behind the header of a message.
 pub(super) fn of_message(octets: &[u8]) -> impl Iterator<Item = Field<'_>> {
-    read(octets, SHORTEST)
+    read(octets, SHORTEST_FIELD)
 }
 
 /// The fields that were encrypted; they may be short (RFC 8915 section 5.6).

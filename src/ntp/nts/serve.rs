@@ -1,16 +1,15 @@
 //! The server's side of the key exchange (RFC 8915 section 4), within bounds.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -19,15 +18,13 @@ use tokio_rustls::TlsAcceptor;
 use super::cookies::CookieKeys;
 use super::records::{BAD_REQUEST, BadMessage, Message, UNRECOGNIZED_CRITICAL};
 use super::{AEAD, ALPN, COOKIES, KeyPair, NTPV4};
-use crate::net::{Listen, bind};
+use crate::net::{Accepting, Admission, Listen, Slot, Welcome};
 
 /// Exchanges under way at most, in all and with one address.
 const MOST: usize = 64;
 const MOST_OF_ONE: usize = 4;
 /// For handshake, question and answer together.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Pause after an error that would come again at once.
-const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// Gives the TLS configuration of the moment.
 pub type PresentConfig = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
@@ -38,7 +35,7 @@ pub struct KeyExchange {
     keys: Box<dyn Fn() -> Option<Arc<CookieKeys>> + Send + Sync>,
     /// Where NTP is served.
     port: AtomicU16,
-    busy: Mutex<HashMap<IpAddr, usize>>,
+    admission: Arc<Admission>,
     runtime: Handle,
     counts: Counts,
 }
@@ -66,7 +63,7 @@ impl KeyExchange {
             config,
             keys: Box::new(keys),
             port: AtomicU16::new(123),
-            busy: Mutex::default(),
+            admission: Admission::new(MOST, MOST_OF_ONE),
             runtime,
             counts: Counts::default(),
         })
@@ -83,22 +80,11 @@ impl KeyExchange {
         &self.counts
     }
 
-    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = busy.values().sum();
-        let of_one = busy.get(&address).copied().unwrap_or_default();
-        if all >= MOST || of_one >= MOST_OF_ONE {
-            return None;
-        }
-        busy.insert(address, of_one + 1);
-        Some(Place { of: Arc::clone(self), address })
-    }
-
-    async fn serve(self: Arc<Self>, tcp: TcpStream, place: Place) {
+    async fn serve(self: Arc<Self>, tcp: TcpStream, client: IpAddr, _place: Slot) {
         let count = match timeout(DEADLINE, self.exchange(tcp)).await {
             Ok(Ok(())) => &self.counts.exchanged,
             Ok(Err(error)) => {
-                tracing::debug!(client = %place.address, %error, "NTS key exchange failed");
+                tracing::debug!(%client, %error, "NTS key exchange failed");
                 &self.counts.failed
             }
             Err(_) => &self.counts.failed,
@@ -162,21 +148,20 @@ impl fmt::Debug for KeyExchange {
     }
 }
 
-/// A connection's place among those of its address.
-struct Place {
-    of: Arc<KeyExchange>,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut busy = self.of.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = busy.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                busy.remove(&self.address);
+impl Welcome for Arc<KeyExchange> {
+    fn welcome(&self, tcp: TcpStream, address: SocketAddr, _: &watch::Receiver<()>) {
+        match self.admission.admit_if_free(address.ip()) {
+            Some(place) => {
+                tokio::spawn(Arc::clone(self).serve(tcp, address.ip(), place));
+            }
+            None => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    fn not_accepted(&self, error: &io::Error, _: bool) {
+        tracing::debug!(%error, "NTS key exchange: a connection was not accepted");
     }
 }
 
@@ -185,58 +170,13 @@ impl Drop for Place {
 pub struct KeyExchangeListen(pub Arc<KeyExchange>);
 
 impl Listen for KeyExchangeListen {
-    type Guard = Listening;
+    type Guard = Accepting;
 
-    fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Listening)> {
-        let listener = bind::tcp(address)?;
-        let local = listener.local_addr()?;
-        let socket = listener.try_clone()?;
-        let (open, closing) = watch::channel(());
-        let _context = self.0.runtime.enter();
-        let listener = TcpListener::from_std(listener)?;
-        self.0.runtime.spawn(accept(Arc::clone(&self.0), listener, closing));
-        Ok((local, Listening { socket, open: Some(open) }))
+    fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Accepting)> {
+        Accepting::start(address, &self.0.runtime, Arc::clone(&self.0))
     }
 
     fn service(&self) -> &'static str {
         "NTS key exchange"
-    }
-}
-
-/// A listener at work. Dropped, it frees its address at once.
-#[derive(Debug)]
-pub struct Listening {
-    socket: std::net::TcpListener,
-    open: Option<watch::Sender<()>>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.open = None;
-        let _ = socket2::SockRef::from(&self.socket).shutdown(Shutdown::Both);
-    }
-}
-
-async fn accept(server: Arc<KeyExchange>, listener: TcpListener, mut closing: watch::Receiver<()>) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = closing.changed() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((tcp, address)) => match server.admit(address.ip()) {
-                Some(place) => {
-                    tokio::spawn(Arc::clone(&server).serve(tcp, place));
-                }
-                None => {
-                    server.counts.refused.fetch_add(1, Ordering::Relaxed);
-                }
-            },
-            Err(error) => {
-                tracing::debug!(%error, "NTS key exchange: a connection was not accepted");
-                tokio::time::sleep(ERROR_PAUSE).await;
-            }
-        }
     }
 }

@@ -152,6 +152,29 @@ fn a_question_was_received_when_the_kernel_says_so() {
 }
 
 #[test]
+fn an_answer_left_when_the_kernel_says_so_unless_that_is_of_another() {
+    let served = Served::start(None);
+    let next = |before: &Header, number, left| {
+        let answer = served.interleaved_left(before.receive_timestamp, number, left);
+        assert_eq!(answer.origin_timestamp, number, "in interleaved mode");
+        answer
+    };
+    let first = served.interleaved(7, 1);
+
+    let second = next(&first, 2, Some(STAMPED_NOW));
+    let third = next(&second, 3, Some(STAMPED_30_MS_AGO));
+    let fourth = next(&third, 4, None);
+    let fifth = next(&fourth, 5, None);
+
+    // It took 20 ms, of which nothing is known without a stamp, or by one from before the answer.
+    let took =
+        |of: &Header, told: &Header| wire::between(of.receive_timestamp, told.transmit_timestamp);
+    assert!(took(&second, &third) >= 20_000_000, "{}", took(&second, &third));
+    assert!(took(&third, &fourth) < 20_000_000, "{}", took(&third, &fourth));
+    assert!(took(&fourth, &fifth) < 20_000_000, "{}", took(&fourth, &fifth));
+}
+
+#[test]
 fn what_an_answer_was_worth_before_is_not_told_after_the_clock_was_set_or_lost() {
     let served = Served::start(None);
     let first = served.interleaved(7, 1);
@@ -215,6 +238,7 @@ async fn who_shares_a_key_is_answered_with_its_code_and_a_wrong_code_with_a_nak(
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const STAMPED_30_MS_AGO: UnixTime = UnixTime::from_secs(30);
+const STAMPED_NOW: UnixTime = UnixTime::from_secs(31);
 const NONCE: u64 = 0x0123_4567_89ab_cdef;
 const REFERENCE: UnixTime = UnixTime::from_secs(1_773_468_000);
 const RECEIVED: UnixTime = UnixTime::from_secs(1_773_468_700);
@@ -270,6 +294,11 @@ impl Served {
     /// Asks in interleaved mode, when the answer left that was received at `origin`; `number`
     /// is the question's.
     fn interleaved(&self, origin: u64, number: u64) -> Header {
+        self.interleaved_left(origin, number, None)
+    }
+
+    /// The same; the answer leaves 20 ms later, and the kernel says that it `left` then.
+    fn interleaved_left(&self, origin: u64, number: u64, left: Option<UnixTime>) -> Header {
         let question = Header {
             origin_timestamp: origin,
             receive_timestamp: number,
@@ -277,8 +306,14 @@ impl Served {
         };
         let (mut own, mut reply) = (Leaving::default(), Vec::new());
         self.server.answer(&question.emit(), CLIENT, None, &mut own, &mut reply);
-        self.server.sending(&mut own);
-        Header::parse(&reply).unwrap()
+        let answer = Header::parse(&reply).unwrap();
+        let watched = self.server.sending(&mut own);
+        assert_eq!(watched, answer.origin_timestamp == number, "in interleaved mode alone");
+        if watched && left.is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+            self.server.sent(&mut own, &[left]);
+        }
+        answer
     }
 
     async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
@@ -305,7 +340,10 @@ impl Clock for TestClock {
     }
 
     fn moment_of(&self, stamp: UnixTime) -> Option<Instant> {
-        (stamp == STAMPED_30_MS_AGO)
-            .then(|| self.mono().checked_sub(Duration::from_millis(30)).unwrap())
+        match stamp {
+            STAMPED_NOW => Some(self.mono()),
+            STAMPED_30_MS_AGO => self.mono().checked_sub(Duration::from_millis(30)),
+            _ => None,
+        }
     }
 }

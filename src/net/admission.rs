@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// Counts connections, in all and by address.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub struct Admission {
     most: usize,
     most_per_address: usize,
     table: Mutex<Table>,
@@ -30,7 +30,7 @@ struct Table {
 
 /// What became of a new connection.
 #[derive(Debug)]
-pub(super) enum Admitted {
+pub enum Admitted {
     /// It may stay.
     Yes(Slot),
     /// It may stay; a connection of the address that has most gives way.
@@ -40,7 +40,9 @@ pub(super) enum Admitted {
 }
 
 impl Admission {
-    pub(super) fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+    /// At most so many, in all and from one address.
+    #[must_use]
+    pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
             most_per_address,
@@ -54,44 +56,57 @@ impl Admission {
     ///
     /// When all places are taken, an address may still have as many as anybody
     /// else: the oldest connection of the address with most of them gives way.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Admitted {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Admitted {
         let mut table = self.table();
-        let own = table.addresses.get(&address).map_or(0, BTreeMap::len);
+        let own = table.of(address);
         if own >= self.most_per_address {
             return Admitted::No;
         }
-        let displacing = table.counted >= self.most;
-        if displacing && !table.displace(own) {
-            return Admitted::No;
+        if table.counted < self.most {
+            return Admitted::Yes(self.enter(&mut table, address));
         }
+        if table.displace(own) {
+            return Admitted::Displacing(self.enter(&mut table, address));
+        }
+        Admitted::No
+    }
 
+    /// The same where connections end soon by themselves: none gives way.
+    pub fn admit_if_free(self: &Arc<Self>, address: IpAddr) -> Option<Slot> {
+        let mut table = self.table();
+        let free = table.counted < self.most && table.of(address) < self.most_per_address;
+        free.then(|| self.enter(&mut table, address))
+    }
+
+    fn enter(self: &Arc<Self>, table: &mut Table, address: IpAddr) -> Slot {
         let id = table.next;
         table.next += 1;
         table.counted += 1;
         table.present += 1;
         let displaced = Arc::new(Notify::new());
         table.addresses.entry(address).or_default().insert(id, Arc::clone(&displaced));
-        let slot = Slot { admission: Arc::clone(self), address, id, displaced };
-        if displacing { Admitted::Displacing(slot) } else { Admitted::Yes(slot) }
+        Slot { admission: Arc::clone(self), address, id, displaced }
     }
 
     /// Whether idle connections should go sooner: few places or no file descriptors are left.
-    pub(super) fn pressed(&self) -> bool {
+    #[must_use]
+    pub fn pressed(&self) -> bool {
         self.starved.load(Ordering::Relaxed) || self.table().counted * 4 >= self.most * 3
     }
 
     /// Notes whether file descriptors ran out. Returns whether that is news.
-    pub(super) fn starve(&self, starved: bool) -> bool {
+    pub fn starve(&self, starved: bool) -> bool {
         self.starved.swap(starved, Ordering::Relaxed) != starved
     }
 
     /// The number of connections.
-    pub(super) fn connections(&self) -> usize {
+    #[must_use]
+    pub fn connections(&self) -> usize {
         self.table().present
     }
 
     /// Waits until there is no connection.
-    pub(super) async fn empty(&self) {
+    pub async fn empty(&self) {
         loop {
             let ended = self.ended.notified();
             if self.connections() == 0 {
@@ -107,6 +122,11 @@ impl Admission {
 }
 
 impl Table {
+    /// How many connections `address` has, displaced ones left out.
+    fn of(&self, address: IpAddr) -> usize {
+        self.addresses.get(&address).map_or(0, BTreeMap::len)
+    }
+
     /// Lets the address with most connections lose its oldest, if it has more
     /// than one above `own`.
     fn displace(&mut self, own: usize) -> bool {
@@ -125,7 +145,7 @@ impl Table {
 
 /// A connection's place; dropping it gives the place back.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub struct Slot {
     admission: Arc<Admission>,
     address: IpAddr,
     id: u64,
@@ -134,7 +154,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Waits until this connection has to give way to another.
-    pub(super) async fn displaced(&self) {
+    pub async fn displaced(&self) {
         self.displaced.notified().await;
     }
 }
@@ -188,6 +208,19 @@ mod tests {
         drop(greedy);
         assert_eq!(admission.connections(), 2);
         assert!(matches!(admission.admit(address(3)), Admitted::Yes(_)));
+    }
+
+    #[test]
+    fn where_none_gives_way_a_newcomer_waits_for_a_place() {
+        let admission = Admission::new(2, 1);
+        let first = admission.admit_if_free(address(1)).unwrap();
+        assert!(admission.admit_if_free(address(1)).is_none(), "its share");
+        let _second = admission.admit_if_free(address(2)).unwrap();
+        assert!(admission.admit_if_free(address(3)).is_none(), "all places");
+
+        drop(first);
+
+        assert!(admission.admit_if_free(address(3)).is_some());
     }
 
     #[test]
