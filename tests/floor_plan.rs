@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("health", &[]),
     ("metered", &[]),
     ("upstream", &["clock"]),
-    ("cert", &["clock"]),
+    ("cert", &["clock", "health"]),
     ("cache", &["wire"]),
     ("filter", &["wire"]),
     ("names", &["wire"]),
