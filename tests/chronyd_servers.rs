@@ -58,8 +58,11 @@ fn broken_keys() {
         condition.text.contains("own.keys: line 1: key 1: an AES128 key has 16"),
         "{condition:?}"
     );
-    let source = daemon.sources().sources.remove(0);
-    assert!(source.failure.is_some_and(|why| why.contains("key 1 is not in the file")));
+    let failed = eventually(Duration::from_secs(5), || {
+        let failure = daemon.sources().sources.remove(0).failure;
+        failure.filter(|why| why.contains("key 1 is not in the file"))
+    });
+    assert!(failed.is_some(), "{:?}", daemon.sources());
 
     lab.keep_secret("own.keys", KEYS.1);
     daemon.call(&Request::Reload).unwrap();

@@ -137,7 +137,8 @@ fn read_chronyd() -> Result<(), Failed> {
     let reading = runtime.block_on(async {
         // It takes a moment to start.
         for _ in 0..100 {
-            match ask(target, &clock, build_epoch(), Duration::from_millis(500), Proof::None).await
+            match ask(target, &clock, build_epoch(), Duration::from_millis(500), Proof::None, &[])
+                .await
             {
                 Err(AskError::Refused) => tokio::time::sleep(Duration::from_millis(20)).await,
                 outcome => return outcome,
@@ -147,7 +148,7 @@ fn read_chronyd() -> Result<(), Failed> {
     });
     let with = |id| {
         let key = Proof::Key { keys: &keys, id };
-        runtime.block_on(ask(target, &clock, build_epoch(), Duration::from_millis(500), key))
+        runtime.block_on(ask(target, &clock, build_epoch(), Duration::from_millis(500), key, &[]))
     };
     let (aes, sha, other) = (with(1), with(2), with(3));
     chronyd.kill()?;

@@ -225,7 +225,7 @@ impl Lab {
     async fn ask(&self, source: usize) -> Result<Reading, AskError> {
         let address = self.config().clock.sources[source].address;
         let floor = self.truth.utc() - YEAR * 2;
-        ask(address, &*self.truth, floor, Duration::from_millis(300), Proof::None).await
+        ask(address, &*self.truth, floor, Duration::from_millis(300), Proof::None, &[]).await
     }
 
     async fn witnesses(&self) -> Vec<Result<Testimony, WitnessError>> {

@@ -86,11 +86,11 @@ impl Steward {
         // Two centuries of eras are told apart by the floor; a floor that lies ahead must not hide the truth.
         let pivot = self.node.trust().floor(clock.mono()).0.offset(-ERA_SLACK);
         let meter = Arc::clone(self.uplink.meter());
-        let keys = self.services.ntp_server.keys();
+        let (keys, own) = (self.services.ntp_server.keys(), self.services.own_ids());
         tokio::spawn(async move {
             meter.add(Purpose::Time, DATAGRAM);
             let proof = key.map_or(Proof::None, |id| Proof::Key { keys: &keys, id });
-            let said = client::ask(address, &*clock, pivot, patience, proof).await;
+            let said = client::ask(address, &*clock, pivot, patience, proof, &own).await;
             if said.is_ok() {
                 meter.add(Purpose::Time, DATAGRAM);
             }
@@ -167,6 +167,7 @@ impl Steward {
             trust,
             pivot: trust.floor.offset(-ERA_SLACK),
             patience,
+            own: self.services.own_ids(),
         }
     }
 

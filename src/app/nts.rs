@@ -135,6 +135,8 @@ pub(super) struct World {
     /// Time before which no answer is taken to be.
     pub(super) pivot: UnixTime,
     pub(super) patience: Duration,
+    /// What a server names as its source that has its time from this machine.
+    pub(super) own: Arc<Vec<[u8; 4]>>,
 }
 
 /// What came of a question.
@@ -180,7 +182,7 @@ impl NtsSource {
         let none = || Unsaid::NoKeys("no NTS cookie is left".to_owned());
         let (mut question, server, strictly) = self.question().ok_or_else(none)?;
         let proof = Proof::Nts(&mut question);
-        let said = ask(server, &**clock, world.pivot, world.patience, proof).await;
+        let said = ask(server, &**clock, world.pivot, world.patience, proof, &world.own).await;
         if let Err(AskError::NtsNak) = said {
             // It has forgotten its keys; so have we. If it does so for ever, the pauses grow.
             *self.lock() = None;

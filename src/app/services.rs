@@ -35,6 +35,7 @@ use crate::ntp::nts;
 use crate::ntp::nts::cookies::CookieKeys;
 use crate::ntp::nts::serve::{KeyExchange, KeyExchangeListen};
 use crate::ntp::server::{TimeServer, rate};
+use crate::ntp::wire::reference_id;
 use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config, server_config_of_tls13};
 use crate::upstream::Pool;
 use crate::wire::Name;
@@ -57,6 +58,8 @@ pub(super) struct Services {
     pub(super) ntp: KeepOpen<DatagramListen<TimeServer>>,
     pub(super) ntp_server: Arc<TimeServer>,
     pub(super) ntp_status: Arc<ArcSwap<NtpStatus>>,
+    /// What servers name as their source that have their time from this machine.
+    own_ids: ArcSwap<Vec<[u8; 4]>>,
     /// What is wrong with the keys that are shared with NTP clients and sources.
     keys_trouble: Mutex<Option<String>>,
     pub(super) nts: KeepOpen<KeyExchangeListen>,
@@ -142,6 +145,7 @@ impl Services {
             ntp,
             ntp_server,
             ntp_status,
+            own_ids: ArcSwap::default(),
             keys_trouble,
             nts,
             client,
@@ -205,8 +209,16 @@ impl Services {
         self.keys_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Learns of which networks this machine is part: their clients are local ones.
+    /// What servers name as their source that have their time from this machine.
+    pub(super) fn own_ids(&self) -> Arc<Vec<[u8; 4]>> {
+        self.own_ids.load_full()
+    }
+
+    /// Learns its own addresses, and of which networks this machine is part: their clients are local ones.
     pub(super) fn look_at_networks(&self, config: &Config) {
+        let listen = config.ntp.listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+        let own = own_addresses().into_iter().chain(listen);
+        self.own_ids.store(Arc::new(own.map(reference_id).collect()));
         let networks = local_networks();
         let on_link = networks.as_deref().unwrap_or_default();
         self.ntp_server.set_clients(Clients::new(&config.ntp.clients, on_link));

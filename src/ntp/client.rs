@@ -106,7 +106,8 @@ impl Kiss {
 /// timestamp: an answer is believed only if it comes back to both (RFC 5905
 /// section 8: TEST2). The server's era is chosen by `floor` ([`wire::to_utc`]).
 ///
-/// An answer is believed only with the `proof` that is asked for.
+/// An answer is believed only with the `proof` that is asked for, and not from a server that has its time
+/// from this machine: from the address that it was asked from, or one whose reference id is among `own`.
 ///
 /// # Errors
 ///
@@ -117,6 +118,7 @@ pub async fn ask(
     floor: UnixTime,
     patience: Duration,
     mut proof: Proof<'_>,
+    own: &[[u8; 4]],
 ) -> Result<Reading, AskError> {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -155,8 +157,10 @@ pub async fn ask(
     // It may have had to wait until the address of the next machine was known.
     let sent = sent.or_else(left).unwrap_or(written).max(written);
     let received = received.max(sent);
-    let own = socket.local_addr().map(|own| wire::reference_id(own.ip()));
-    if header.stratum > 1 && own.is_ok_and(|own| own == header.reference_id) {
+    let here = socket.local_addr().map(|here| wire::reference_id(here.ip()));
+    let loops =
+        own.contains(&header.reference_id) || here.is_ok_and(|here| here == header.reference_id);
+    if header.stratum > 1 && loops {
         return Err(AskError::Loop);
     }
     let reading = read(&header, sent, received, floor)?;
@@ -360,6 +364,15 @@ mod tests {
 
         assert!(matches!(secondary.ask().await, Err(AskError::Loop)));
         assert!(primary.ask().await.is_ok());
+
+        // It had its time from another address of this machine than it is asked from.
+        let other = Server::start(|question| {
+            vec![Header { stratum: 3, reference_id: [192, 0, 2, 7], ..good_answer(question) }]
+        });
+        let other = other.await;
+        let own = [[192, 0, 2, 6], [192, 0, 2, 7]];
+        let said = ask(other.address, &TestClock, FLOOR, PATIENCE, Proof::None, &own).await;
+        assert!(matches!(said, Err(AskError::Loop)));
     }
 
     #[tokio::test]
@@ -374,7 +387,7 @@ mod tests {
         });
 
         let busy = async { std::thread::sleep(Duration::from_millis(60)) };
-        let asking = ask(address, &MachineClock, FLOOR, PATIENCE, Proof::None);
+        let asking = ask(address, &MachineClock, FLOOR, PATIENCE, Proof::None, &[]);
         let (reading, ()) = tokio::join!(asking, busy);
 
         let delay = reading.unwrap().delay;
@@ -387,7 +400,7 @@ mod tests {
         let address = closed.local_addr().unwrap();
         drop(closed);
 
-        let outcome = ask(address, &TestClock, FLOOR, PATIENCE, Proof::None).await;
+        let outcome = ask(address, &TestClock, FLOOR, PATIENCE, Proof::None, &[]).await;
 
         assert!(matches!(outcome, Err(AskError::Refused)), "{outcome:?}");
     }
@@ -526,7 +539,7 @@ mod tests {
         }
 
         async fn ask(&self) -> Result<Reading, AskError> {
-            ask(self.address, &TestClock, FLOOR, PATIENCE, Proof::None).await
+            ask(self.address, &TestClock, FLOOR, PATIENCE, Proof::None, &[]).await
         }
     }
 }

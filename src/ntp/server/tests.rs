@@ -221,7 +221,7 @@ async fn who_shares_a_key_is_answered_with_its_code_and_a_wrong_code_with_a_nak(
     let theirs = keys("1 AES128 0123456789abcdef\n2 SHA1 other\n3 SHA1 third\n");
     let ask = async |id| {
         let key = Proof::Key { keys: &theirs, id };
-        ask(served.address, &TestClock, REFERENCE, Duration::from_millis(200), key).await
+        ask(served.address, &TestClock, REFERENCE, Duration::from_millis(200), key, &[]).await
     };
 
     assert!(ask(1).await.is_ok());
@@ -317,7 +317,7 @@ impl Served {
     }
 
     async fn ask(&self) -> Result<crate::clock::Reading, AskError> {
-        ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), Proof::None).await
+        ask(self.address, &TestClock, REFERENCE, Duration::from_millis(300), Proof::None, &[]).await
     }
 }
 
