@@ -215,6 +215,28 @@ pub(super) fn stolen_certificate_later(seed: u64, start: Instant) -> World {
     world
 }
 
+pub(super) fn one_witness_and_every_source(seed: u64, start: Instant) -> World {
+    let mut world = disciplined(seed, start);
+    world.note("a witness is taken over, the other blocked, and every source lies in step with it");
+    world.witnesses[0].off = years(5);
+    world.witnesses[0].valid.1 = world.truth().offset(years(6));
+    world.witnesses[1].up = false;
+    world.sources.fill(Source::Off(years(5)));
+    let most = most_wrong(&mut world, 12 * HOUR);
+    world.promise(&format!("the clock is kept ({most:.1?})"), most < 5 * SECOND);
+    let suspect = world.trust().level == Level::Suspect;
+    let grown = world.ntp().root_dispersion_at(world.now().mono) > SECOND / 20;
+    world.promise("it is doubted; NTP clients get it with a growing error", suspect && grown);
+    never_dark(&mut world);
+
+    world.note("the attack ends");
+    wan(&mut world, true);
+    world.witnesses[0].off = 0;
+    let took = world.run_until(HOUR, |world| world.trust().verified && world.ntp().synchronized);
+    world.promise("within the hour all is well", took.is_some());
+    world
+}
+
 pub(super) fn floor_pulled_down(seed: u64, start: Instant) -> World {
     let setup = Setup::power_cut();
     let mut world = World::new(&setup, seed, start);

@@ -141,6 +141,11 @@ pub const SCENARIOS: &[Scenario] = &[
         play: attacks::stolen_certificate_later,
     },
     Scenario {
+        name: "one-witness-lies",
+        story: "To a running box every time source and one witness lie in step, by five years; the other witness is blocked.",
+        play: attacks::one_witness_and_every_source,
+    },
+    Scenario {
         name: "floor-pulled",
         story: "Every NTP answer and witnesses with stolen, expired certificates tell a time a year ago.",
         play: attacks::floor_pulled_down,
