@@ -1,8 +1,10 @@
-//! The time engine behind a wall: a panic in it costs its memory, nothing else.
+//! The time engine behind a wall: a panic in it costs its memory, nothing else. And the frequencies that it
+//! found, for when it was deceived.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::error;
 
@@ -16,17 +18,63 @@ pub(super) struct Filter {
     clock: Arc<dyn Steer>,
     engine: Engine<SourceId>,
     panics: u64,
+    /// The clock's frequency each hour of the last day, in parts per million, the latest last.
+    past: VecDeque<f64>,
+    next: Option<Instant>,
 }
+
+/// How often the frequency is remembered, how often at most, and of how many it is a word.
+const REMEMBER_EACH: Duration = Duration::from_secs(3600);
+const REMEMBERED: usize = 24;
+const ENOUGH: usize = 3;
+/// A crystal's frequency changes by less in a day.
+const CHANGES: f64 = 5.0;
 
 impl Filter {
     /// A fresh engine over `clock`.
     pub(super) fn new(clock: Arc<dyn Steer>) -> Self {
-        Self { engine: Engine::new(Arc::clone(&clock), MINIMUM), clock, panics: 0 }
+        Self {
+            engine: Engine::new(Arc::clone(&clock), MINIMUM),
+            clock,
+            panics: 0,
+            past: VecDeque::new(),
+            next: None,
+        }
     }
 
     /// Starts afresh: the clock was moved, or is another.
     pub(super) fn reset(&mut self) {
         self.engine = Engine::new(Arc::clone(&self.clock), MINIMUM);
+    }
+
+    /// Remembers the clock's frequency each hour; to be called while nothing speaks against it.
+    pub(super) fn remember(&mut self, now: Instant) {
+        let next = *self.next.get_or_insert(now + REMEMBER_EACH);
+        if now < next {
+            return;
+        }
+        self.next = Some(now + REMEMBER_EACH);
+        if self.past.len() == REMEMBERED {
+            self.past.pop_front();
+        }
+        self.past.push_back(self.clock.frequency());
+    }
+
+    /// The sources have led the clock too far, and its frequency with it, which would go on without them:
+    /// puts it back to what it mostly was, and starts afresh. Gives both, in parts per million.
+    pub(super) fn fall_back(&mut self) -> Option<(f64, f64)> {
+        if self.past.len() < ENOUGH {
+            return None;
+        }
+        let mut sorted: Vec<_> = self.past.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let (from, to) = (self.clock.frequency(), sorted[sorted.len() / 2]);
+        if (from - to).abs() < CHANGES {
+            return None;
+        }
+        self.clock.set_frequency(to);
+        self.reset();
+        Some((from, to))
     }
 
     /// Runs the engine; `None` if that panicked.
@@ -79,6 +127,29 @@ mod tests {
         assert_eq!(filter.panics(), 1);
         assert!(filter.run(|engine, _| engine.consensus().is_none()).unwrap());
         assert!((clock.frequency() - 12.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_frequency_that_was_dragged_is_put_back_to_what_it_was_before() {
+        let clock = Arc::new(Soft::default());
+        let mut filter = Filter::new(Arc::clone(&clock) as Arc<dyn Steer>);
+        let start = clock.mono();
+        let hours = |filter: &mut Filter, from: u32, frequencies: &[f64]| {
+            for (hour, frequency) in (from..).zip(frequencies) {
+                clock.set_frequency(*frequency);
+                filter.remember(start + REMEMBER_EACH * hour);
+            }
+        };
+
+        hours(&mut filter, 0, &[0.0, 12.0, 500.0]);
+        assert_eq!(filter.fall_back(), None, "too little is known");
+        // Two hours of an attack among those of before.
+        hours(&mut filter, 3, &[12.5, 12.2, 500.0]);
+        assert_eq!(filter.fall_back(), Some((500.0, 12.5)));
+        assert_eq!(filter.fall_back(), None);
+
+        clock.set_frequency(14.0);
+        assert_eq!(filter.fall_back(), None, "a crystal may do that by itself");
     }
 
     #[derive(Debug, Default)]

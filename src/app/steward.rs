@@ -46,6 +46,9 @@ const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
 /// Two moves of the machine's clock by other hands within this time, and it is left to them.
 const HANDS_OFF: Duration = Duration::from_secs(600);
 
+/// The condition that the sources would lead the clock farther than witnesses allow.
+const CONTRADICTED: &str = "sources-contradicted";
+
 /// What the steward is told.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -287,7 +290,12 @@ impl Steward {
     fn act(&mut self) {
         while let Some(action) = self.node.poll_action() {
             match action {
-                Action::Announce(change) => announce(&change),
+                Action::Announce(change) => {
+                    announce(&change);
+                    if matches!(&change, Change::Raised(it) if it.name == CONTRADICTED) {
+                        self.put_frequency_back();
+                    }
+                }
                 Action::AskSource { source, patience } => self.ask_source(source, patience),
                 Action::AskWitness(witness) => self.ask_witness(witness),
                 Action::Feed(source, reading) => self.steer_by(source, &reading),
@@ -374,6 +382,10 @@ impl Steward {
         self.look_at_leap_file(now);
         self.look_at_uplink(now);
         self.look_at_pools(now);
+        let verified = self.trust.is_some_and(|trust| trust.verified);
+        if verified && !self.node.health().holds(CONTRADICTED) {
+            self.filter.remember(now);
+        }
         self.look_for_a_bound(now);
         let verdicts: Vec<_> =
             self.node.trust().sources(self.boot.now()).map(|source| source.verdict).collect();
@@ -440,6 +452,16 @@ impl Steward {
             describe(moved)
         );
         self.feed(Input::Condition { name: "foreign-hands", held: Some((Severity::Error, text)) });
+    }
+
+    /// Sources that would lead the clock too far may have dragged its frequency before.
+    fn put_frequency_back(&mut self) {
+        if let Some((from, to)) = self.filter.fall_back() {
+            warn!(
+                from,
+                to, "the clock's frequency (ppm) is put back to what it was in the last day"
+            );
+        }
     }
 
     /// Gives a reading that agrees with the majority to the engine, which steers.

@@ -7,8 +7,8 @@ use super::scenarios::{HOUR, MINUTE, SECOND, SECONDS, never_dark, wan};
 use super::world::{DAY, HONEST, Setup, Source, World, years};
 use crate::clock::{Level, Nanos, magnitude, nanos};
 
-/// Seconds that a clock can be slowed down or sped up by in one.
-const DRAG: f64 = 500e-6;
+/// How far the frequency of a clock can be steered.
+const DRAG_PPM: u32 = 500;
 
 pub(super) fn everything_forged_far_ahead(seed: u64, start: Instant) -> World {
     let setup = Setup::power_cut();
@@ -81,15 +81,24 @@ pub(super) fn forged_below_the_floor(seed: u64, start: Instant) -> World {
 
 pub(super) fn slow_drag(seed: u64, start: Instant) -> World {
     let mut world = disciplined(seed, start);
-    world.note("every source drags the clock along, as fast as it can be steered");
-    let (mut off, mut most) = (0.0, Duration::ZERO);
-    for _ in 0..12 * 60 {
-        #[expect(clippy::cast_possible_truncation, reason = "minutes")]
-        world.sources.fill(Source::Off((off * 1e9) as Nanos));
-        off += 60.0 * DRAG;
+    world.note("every source drags the clock along, as fast as its frequency can be steered");
+    world.drag_frequency(DRAG_PPM);
+    let mut most = Duration::ZERO;
+    for minutes in 0..12 * 60 {
+        world.sources.fill(Source::Off(nanos(MINUTE * DRAG_PPM / 1_000_000) * minutes));
         most = most.max(most_wrong(&mut world, MINUTE));
     }
-    promise_led(&mut world, most, 5);
+    world.promise(&format!("it is led by no more than 5 s ({most:.1?})"), most < 5 * SECOND);
+    let told = said(&world, "sources-contradicted") && !world.ntp().synchronized;
+    world.promise("the sources are named, NTP clients are told to wait", told);
+
+    world.note("the sources tell the truth again, and the frequency is right");
+    world.sources.fill(HONEST);
+    world.drag_frequency(0);
+    let took = world.run_until(HOUR, |world| world.trust().verified && world.ntp().synchronized);
+    let healed = took.is_some() && magnitude(world.error()) < SECOND / 10;
+    world.promise("within the hour all is well", healed);
+    never_dark(&mut world);
     world
 }
 
@@ -98,17 +107,25 @@ pub(super) fn stepped_drag(seed: u64, start: Instant) -> World {
     world.note("every source is always just near enough to be followed without a doubt");
     world.sources.fill(Source::Leads(999_000_000));
     let most = most_wrong(&mut world, 8 * HOUR);
-    promise_led(&mut world, most, 5);
+    world.promise(&format!("it is led by no more than 5 s ({most:.1?})"), most < 5 * SECOND);
+    let verified = world.trust().verified;
+    world.promise("it stays verified: certificates are renewed all the same", verified);
+    let told = said(&world, "sources-contradicted") && !world.ntp().synchronized;
+    world.promise("the sources are named, NTP clients are told to wait", told);
+    never_dark(&mut world);
     world
 }
 
 pub(super) fn silent_drag(seed: u64, start: Instant) -> World {
     let mut world = disciplined(seed, start);
-    world.note("the same, and the witnesses are silenced");
+    world.note(
+        "every source drags the clock in steps and its frequency, and the witnesses are silenced",
+    );
     world.witnesses.iter_mut().for_each(|witness| witness.up = false);
-    world.sources.fill(Source::Leads(-999_000_000));
+    world.sources.fill(Source::Leads(999_000_000));
+    world.drag_frequency(DRAG_PPM);
     let hours = most_wrong(&mut world, 2 * HOUR);
-    world.promise(&format!("6 s in two hours at most ({hours:.1?})"), hours < 6 * SECOND);
+    world.promise(&format!("5 s in two hours at most ({hours:.1?})"), hours < 5 * SECOND);
     let most = most_wrong(&mut world, 24 * HOUR);
     let slow = most < 15 * SECOND;
     world.promise(&format!("nor more than a crystal might go astray by ({most:.1?})"), slow);
@@ -176,17 +193,6 @@ fn most_wrong(world: &mut World, span: Duration) -> Duration {
         most = most.max(magnitude(world.error()));
     }
     most
-}
-
-/// The clock was led by `most`; the promises of one whose witnesses can be heard.
-fn promise_led(world: &mut World, most: Duration, seconds: u32) {
-    let bounded = most < seconds * SECOND;
-    world.promise(&format!("it is led by no more than {seconds} s ({most:.1?})"), bounded);
-    let verified = world.trust().verified;
-    world.promise("it stays verified: certificates are renewed all the same", verified);
-    let told = said(world, "sources-contradicted") && !world.ntp().synchronized;
-    world.promise("the sources are named, NTP clients are told to wait", told);
-    never_dark(world);
 }
 
 /// Whether this condition was ever raised: of a clock at the edge of what is allowed, it comes and goes.

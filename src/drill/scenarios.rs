@@ -122,7 +122,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "silent-drag",
-        story: "Every NTP answer is 0.999 s behind whatever the clock shows, and the witnesses are silenced.",
+        story: "Every NTP answer is 0.999 s ahead of whatever the clock shows, and the witnesses are silenced.",
         play: attacks::silent_drag,
     },
     Scenario {

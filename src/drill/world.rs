@@ -152,6 +152,7 @@ pub struct World {
     longest_dark: Duration,
     told_wrong: bool,
     steered: bool,
+    dragged_ppm: u32,
     next_refutation: Instant,
 }
 
@@ -203,6 +204,7 @@ impl World {
             longest_dark: Duration::ZERO,
             told_wrong: false,
             steered: false,
+            dragged_ppm: 0,
             next_refutation: start,
         };
         world.note(format!(
@@ -343,6 +345,12 @@ impl World {
         self.steered = true;
     }
 
+    /// From here on the clock runs ahead by so many parts per million, its frequency dragged along, except
+    /// while the sources are known for it: the daemon puts it back then.
+    pub(super) fn drag_frequency(&mut self, ppm: u32) {
+        self.dragged_ppm = ppm;
+    }
+
     /// From here on the attacker gets what [`Self::check`] forbids; the story says how much of it.
     pub(super) fn expect_wrong_time(&mut self) {
         self.told_wrong = true;
@@ -377,6 +385,9 @@ impl World {
         self.now = at;
         self.truth = self.truth + passed;
         self.clock = self.clock + passed;
+        if !self.node.health().holds("sources-contradicted") {
+            self.clock = self.clock + passed * self.dragged_ppm / 1_000_000;
+        }
     }
 
     /// Carries out what the node wants.
