@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::client::verify_server_name;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+use super::pair::{Misfit, chain, pair};
 use super::{OurTime, Validity, provider, server_name, validity};
 use crate::config::CertificateFiles;
 use crate::node::ports::Clock;
@@ -296,32 +296,15 @@ impl Stamp {
 
 fn load(files: &CertificateFiles) -> Result<CertifiedKey, PairError> {
     let CertificateFiles { certificate, key } = files;
-    let unfit = |reason: String| PairError::Certificate { file: certificate.clone(), reason };
-    let no_key = |reason: String| PairError::Key { file: key.clone(), reason };
-
-    let pem = read(certificate)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unfit(format!("damaged PEM ({error:?})")))?;
-    if chain.is_empty() {
-        return Err(unfit("no certificate in it".to_owned()));
-    }
-    for (index, der) in chain.iter().enumerate() {
-        x509_parser::parse_x509_certificate(der)
-            .map_err(|error| unfit(format!("certificate {} is damaged ({error})", index + 1)))?;
-    }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| no_key(format!("no private key in it ({error:?})")))?;
-
-    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
-        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+    let unfit = |misfit| match misfit {
+        Misfit::Chain(reason) => PairError::Certificate { file: certificate.clone(), reason },
+        Misfit::Key(reason) => PairError::Key { file: key.clone(), reason },
+        Misfit::Mismatch => {
             PairError::Mismatch { certificate: certificate.clone(), key: key.clone() }
-        } else if matches!(error, rustls::Error::InvalidCertificate(_)) {
-            unfit(error.to_string())
-        } else {
-            no_key(error.to_string())
         }
-    })
+    };
+    let chain = chain(&read(certificate)?).map_err(unfit)?;
+    pair(chain, &read(key)?).map_err(unfit)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, PairError> {
