@@ -28,7 +28,9 @@ fn keys_are_for_nobody_else_to_read() {
     assert_eq!(names, ["account-ca", "certificate-1", "copy-of-account-ca", "order"]);
     let mode = |name: &str| fs::metadata(lab.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("state/acme"), 0o700);
-    names.iter().for_each(|name| assert_eq!(mode(&format!("state/acme/{name}")), 0o600, "{name}"));
+    for name in names {
+        assert_eq!(mode(&format!("state/acme/{name}")), 0o600, "{name}");
+    }
 }
 
 #[test]

@@ -232,7 +232,7 @@ impl Steward {
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
         Some(report::Certificate {
-            source: if store.from_files() { "files" } else { "fallback" }.to_owned(),
+            source: if store.own().is_some() { "files" } else { "fallback" }.to_owned(),
             not_before: validity.not_before.to_string(),
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,

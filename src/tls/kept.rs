@@ -196,8 +196,9 @@ impl Kept {
             places.clone().find(same).or_else(|| places.min_by_key(age)).unwrap_or_default();
         if desk.write(CERTIFICATES[place], issued).is_ok() {
             // Damaged ones have been replaced by something better.
-            let others = CERTIFICATES.iter().filter(|name| **name != CERTIFICATES[place]);
-            others.for_each(|name| drop(desk.forgive(name)));
+            for name in CERTIFICATES {
+                desk.forgive(name);
+            }
             let _ = desk.write(ORDER, &None::<Pending>);
         }
         Ok(certificate)
@@ -344,9 +345,11 @@ impl Desk<'_> {
         None
     }
 
-    fn forgive(&mut self, name: &str) -> Option<Trouble> {
-        let unread = matches!(self.troubles.get(name), Some(Trouble::Unread(_)));
-        if unread { self.troubles.remove(name) } else { None }
+    /// What could not be read is no more worth telling.
+    fn forgive(&mut self, name: &str) {
+        if matches!(self.troubles.get(name), Some(Trouble::Unread(_))) {
+            self.troubles.remove(name);
+        }
     }
 
     fn slots(&mut self) -> [Option<(Issued, Certificate)>; 3] {
@@ -492,7 +495,7 @@ mod tests {
             let alarm = kept.alarm().unwrap();
             assert_eq!(alarm.severity, Severity::Warning);
             let told = ["account-ca", "its copy is in use", "certificate-2", "set aside"];
-            told.into_iter().for_each(|word| assert!(alarm.text.contains(word), "{alarm:?}"));
+            assert!(told.iter().all(|word| alarm.text.contains(word)), "{alarm:?}");
             // The next process finds it mended, and the next certificate mends the rest.
             assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
             assert!(Kept::new(disk).alarm().is_none());
@@ -575,7 +578,9 @@ mod tests {
 
     /// A disk that takes so many writes; the values on it, and those in memory alone.
     #[derive(Debug, Default)]
-    struct Disk(Mutex<(usize, BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>)>);
+    struct Disk(Mutex<(usize, Values, Values)>);
+
+    type Values = BTreeMap<String, Vec<u8>>;
 
     impl Disk {
         fn with<'i>(certificates: impl IntoIterator<Item = &'i Issued>) -> Arc<Self> {
