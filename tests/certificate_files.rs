@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use firstlight::admin::Request;
-use firstlight::admin::report::{Condition, Status};
+use firstlight::admin::report::{Certs, Condition, Status};
 use firstlight::clock::magnitude;
 use lab::clients::ask_tls;
 use lab::{DAY, Daemon, LOCAL, Lab, eventually, now, truth};
@@ -194,6 +194,11 @@ fn one_that_nobody_renews_is_told_once_the_time_is_verified_and_not_before() {
     daemon
         .wait_for("it is not judged", 5, |status| holds(status, "certificate-unjudged").is_some());
     assert!(holds(&daemon.status(), "certificate-expiring").is_none());
+    let certs = || {
+        let answer = daemon.call(&Request::Certs).unwrap();
+        serde_json::from_value::<Certs>(answer).unwrap()
+    };
+    assert_eq!((certs().source.as_str(), certs().survives), ("files", None));
     wan.up();
     let status = daemon
         .wait_for("it is judged", 30, |status| holds(status, "certificate-expiring").is_some());
@@ -205,6 +210,10 @@ fn one_that_nobody_renews_is_told_once_the_time_is_verified_and_not_before() {
         "{}",
         held.text
     );
+    let told = certs();
+    assert_eq!((&*told.names, told.issuer.as_str()), (&[NAME.to_owned()][..], "CN=Lab"));
+    assert_eq!(told.survives.map(|seconds| seconds / 86_400), Some(4));
+    assert_eq!(told.conditions.len(), 1);
     lab.authority.issue_files(&lab, NAME, (-DAY, 89 * DAY));
     daemon.wait_for("it is renewed", 10, |status| {
         !status.conditions.iter().any(|held| held.name.starts_with("certificate"))
