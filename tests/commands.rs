@@ -24,6 +24,7 @@ fn without_a_daemon_the_commands_say_so_and_exit_with_3() {
         "tracking",
         "clients",
         "upstreams",
+        "certs",
         "health",
         "reload",
         "cache",
@@ -184,6 +185,7 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         Request::Cache { .. }
         | Request::Health { .. }
         | Request::SetFloor { .. }
+        | Request::Certs
         | Request::Clients
         | Request::Sources
         | Request::Tracking

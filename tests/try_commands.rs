@@ -85,7 +85,7 @@ impl House {
         fs::write(folder.join("fallback-ca.pem"), authority.certificate_pem()).unwrap();
         let address = config.dot.listen[0].ip();
         let key = authority.issue(&config.tls.name, &[address], clock.utc()).unwrap();
-        let store = CertStore::new(None, Some(key));
+        let store = CertStore::fixed(key);
         let present = |alpn| {
             let config = server_config(Arc::clone(&store), Arc::clone(&clock), alpn).unwrap();
             Arc::new(move || Arc::clone(&config))

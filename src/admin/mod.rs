@@ -49,6 +49,8 @@ pub enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    /// The certificate that clients are shown, and what lies ahead of it.
+    Certs,
     /// Who asks for the time.
     Clients,
     /// Forget cached answers.
@@ -88,7 +90,8 @@ impl Request {
         match self {
             Self::Cache { name } => name.is_some(),
             Self::Clients | Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
-            Self::Health { .. }
+            Self::Certs
+            | Self::Health { .. }
             | Self::Sources
             | Self::Status
             | Self::Tracking

@@ -176,6 +176,42 @@ pub struct Certificate {
     pub valid: bool,
 }
 
+/// The certificate that clients are shown, and what lies ahead of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Certs {
+    /// firstlight's UTC, RFC 3339.
+    pub utc: String,
+    /// Whether that is verified: dates are judged only then.
+    pub verified: bool,
+    /// `files` or `fallback`.
+    pub source: String,
+    /// The certificate file in the configuration.
+    pub certificate: Option<String>,
+    /// The key file in the configuration.
+    pub key: Option<String>,
+    /// The name that clients check.
+    pub name: String,
+    /// The names in the certificate.
+    pub names: Vec<String>,
+    /// Whose signature it carries.
+    pub issuer: String,
+    /// Its serial number in hexadecimal.
+    pub serial: String,
+    /// RFC 3339.
+    pub not_before: String,
+    /// RFC 3339.
+    pub not_after: String,
+    /// How long an outage of whoever renews it is survived that begins at this moment, in seconds;
+    /// `None` while dates are not judged, or if it is renewed here.
+    pub survives: Option<u64>,
+    /// When it is renewed, RFC 3339.
+    pub renewal: Option<String>,
+    /// By whom, and why then.
+    pub why: String,
+    /// The conditions about it.
+    pub conditions: Vec<Condition>,
+}
+
 /// A condition that holds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Condition {

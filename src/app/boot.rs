@@ -396,12 +396,10 @@ fn load(file: Option<&Path>) -> Result<(Parsed, String, Option<String>), LoadErr
 /// Lower bounds of the time that nothing is refused by.
 pub(crate) fn bounds(config: &Config) -> Vec<(UnixTime, String)> {
     let marks = marks().into_iter().map(|mark| (mark.time, mark.origin.to_owned()));
-    let own = config.tls.files.clone().and_then(|files| {
-        let store = CertStore::new(Some(files), None);
-        store.poll()?;
-        let validity = store.served()?.validity?;
-        Some((validity.not_before, "our own certificate".to_owned()))
-    });
+    let store = CertStore::of(&config.tls);
+    store.poll();
+    let own = store.served().and_then(|served| served.validity);
+    let own = own.map(|validity| (validity.not_before, "our own certificate".to_owned()));
     marks.chain(own).collect()
 }
 

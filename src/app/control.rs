@@ -59,6 +59,7 @@ impl Control for Desk {
                 }
                 Request::Reload => Message::Reload(Some(reply)),
                 Request::Health { .. }
+                | Request::Certs
                 | Request::Clients
                 | Request::SetFloor { .. }
                 | Request::Sources
@@ -114,6 +115,7 @@ impl Steward {
                 self.feed(Input::SetFloor(UnixTime::from_secs(*seconds)));
                 json(&self.status())
             }
+            Request::Certs => json(&self.certs()),
             Request::Clients => json(&self.clients()),
             Request::Sources => json(&self.sources()),
             Request::Tracking => json(&self.time()),
@@ -125,7 +127,6 @@ impl Steward {
     fn status(&self) -> report::Status {
         let now = self.boot.now();
         let seconds = |at| now.mono.saturating_duration_since(at).as_secs();
-        let conditions = self.node.health().conditions();
         report::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: seconds(self.boot.started),
@@ -135,16 +136,21 @@ impl Steward {
             listeners: self.services.sockets(),
             certificate: self.certificate(),
             uplink: self.uplink.report(self.config.metered.budget_bytes),
-            conditions: conditions
-                .into_iter()
-                .map(|condition| report::Condition {
-                    name: condition.name.to_owned(),
-                    severity: word(&condition.severity),
-                    text: condition.text.clone(),
-                    seconds: seconds(condition.since),
-                })
-                .collect(),
+            conditions: self.conditions(|_| true),
         }
+    }
+
+    /// The conditions that hold, of those whose names are wanted.
+    pub(super) fn conditions(&self, wanted: fn(&str) -> bool) -> Vec<report::Condition> {
+        let now = self.boot.clock.mono();
+        let conditions = self.node.health().conditions().into_iter();
+        let report = conditions.filter(|it| wanted(it.name)).map(|condition| report::Condition {
+            name: condition.name.to_owned(),
+            severity: word(&condition.severity),
+            text: condition.text.clone(),
+            seconds: now.saturating_duration_since(condition.since).as_secs(),
+        });
+        report.collect()
     }
 
     fn time(&self) -> report::Time {
@@ -232,7 +238,7 @@ impl Steward {
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
         Some(report::Certificate {
-            source: if store.from_files() { "files" } else { "fallback" }.to_owned(),
+            source: if store.own().is_some() { "files" } else { "fallback" }.to_owned(),
             not_before: validity.not_before.to_string(),
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,

@@ -3,6 +3,7 @@
 mod asking;
 mod boot;
 mod cached;
+mod certs;
 mod control;
 mod filter;
 mod inception;

@@ -177,6 +177,7 @@ impl Services {
         if before.tls != config.tls {
             self.identity.replace(config);
         }
+        self.identity.look_at_files();
         self.listeners.reconfigure(&Places::from(config));
         self.ntp.set(&config.ntp.listen);
         set_ntp_port(&self.nts.listen().0, config);
@@ -383,12 +384,13 @@ impl Identity {
     }
 
     fn served(&self) -> &ArcSwap<Identified> {
-        let make = || Identified::new(&self.config, &self.state, &self.clock);
+        let make = || Identified::new(&self.config, &self.state, &self.clock, None);
         self.served.get_or_init(|| ArcSwap::from_pointee(make()))
     }
 
     fn replace(&self, config: &Config) {
-        let made = Identified::new(config, &self.state, &self.clock);
+        let before = self.store();
+        let made = Identified::new(config, &self.state, &self.clock, Some(&before));
         self.served().store(Arc::new(made));
     }
 
@@ -428,17 +430,32 @@ impl Identity {
             }
         }
     }
+
+    /// Takes them over at once, if they have changed.
+    fn look_at_files(&self) {
+        if let Some(event) = self.store().poll() {
+            event.log();
+        }
+    }
 }
 
 impl Identified {
-    fn new(config: &Config, state: &StateDir, clock: &Arc<dyn Clock>) -> Self {
+    fn new(
+        config: &Config,
+        state: &StateDir,
+        clock: &Arc<dyn Clock>,
+        before: Option<&CertStore>,
+    ) -> Self {
         let name = config.tls.name.clone();
-        let store = CertStore::new(config.tls.files.clone(), None);
+        let store = CertStore::of(&config.tls);
+        if let Some(before) = before {
+            store.succeed(before);
+        }
         if let Some(event) = store.poll() {
             event.log();
         }
         // Making keys takes time that a boot does not have, unless clients are to see them.
-        let fallback = if store.from_files() { None } else { open_fallback(&name, state) };
+        let fallback = if store.own().is_some() { None } else { open_fallback(&name, state) };
         let leaf = fallback
             .as_ref()
             .map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));

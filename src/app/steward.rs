@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::asking::Failure;
 use super::boot::Boot;
+use super::certs::Certs;
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
@@ -115,6 +116,7 @@ pub(super) struct Steward {
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
+    pub(super) certs: Certs,
     pub(super) nts: NtsSources,
     pub(super) pools: Pools,
     pub(super) filter: Filter,
@@ -156,6 +158,7 @@ impl Steward {
             sender,
             refclocks: None,
             leap_file: LeapFile::default(),
+            certs: Certs::new(&read, now),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -380,6 +383,7 @@ impl Steward {
         self.feed(Input::Condition { name: "ntp-keys", held: keys });
         self.report_refclocks();
         self.look_at_leap_file(now);
+        self.look_at_certificate();
         self.look_at_uplink(now);
         self.look_at_pools(now);
         let verified = self.trust.is_some_and(|trust| trust.verified);

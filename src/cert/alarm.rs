@@ -7,7 +7,7 @@ use crate::health::Severity;
 
 use super::lifecycle::Lifecycle;
 use super::outlook::{Hold, days};
-use super::{CaId, DAY, HOUR, Held};
+use super::{CaId, DAY, HOUR, Held, Policy};
 
 /// Something about the certificate that is the case and should not last.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +42,10 @@ const FIRST: Duration = Duration::from_secs(900);
 const OVERDUE: Duration = DAY;
 /// Or after so many failures in a row.
 const FAILURES: u32 = 6;
+/// The same where others renew, some of whom look once a day and wait for up to another.
+const OTHERS_OVERDUE: Duration = Duration::from_secs(3 * 86_400);
+/// What to look at then.
+const NOT_BROUGHT: &str = "whatever renews its files seems to have stopped";
 /// Somebody should wake up when no more than that is left, or a quarter of the certificate's life.
 const EXPIRING: Duration = Duration::from_secs(7 * 86_400);
 
@@ -135,13 +139,13 @@ impl Lifecycle {
                 "certificate-expiring",
                 Severity::Error,
                 format!(
-                    "the certificate expires in {}, at {until}{failing}; tries go on; see \
-                     `firstlight certs`",
-                    days(remaining)
+                    "the certificate expires in {}, at {until}{failing}; {}; see `firstlight certs`",
+                    days(remaining),
+                    if self.policy.cas.is_empty() { NOT_BROUGHT } else { "tries go on" }
                 ),
             );
         }
-        let Some((due, _)) = self.due(now) else { return };
+        let Some((due, _)) = self.due(now) else { return self.judge_others(held, now, raise) };
         let overdue = magnitude(now.utc.since(due).max(0));
         let late = overdue >= OVERDUE.min(held.life() / 10) && self.had_time(now);
         if late || self.failures >= FAILURES {
@@ -153,6 +157,30 @@ impl Lifecycle {
                      it is good until {until}, for {}; tries go on; see `firstlight certs`",
                     days(overdue),
                     days(remaining)
+                ),
+            );
+        }
+    }
+
+    /// Certificates come from elsewhere; raises an alarm if none does.
+    fn judge_others(
+        &self,
+        held: &Held,
+        now: Now,
+        raise: &mut impl FnMut(&'static str, Severity, String),
+    ) {
+        let due = Policy::renewed_by_others(held);
+        let overdue = magnitude(now.utc.since(due).max(0));
+        if overdue >= OTHERS_OVERDUE.min(held.life() / 10) && self.had_time(now) {
+            raise(
+                "certificate-overdue",
+                Severity::Warning,
+                format!(
+                    "the certificate has not been replaced, {} after that is usual; it is good until \
+                     {}, for {}; {NOT_BROUGHT}; see `firstlight certs`",
+                    days(overdue),
+                    held.not_after,
+                    days(self.remaining(now).unwrap_or_default())
                 ),
             );
         }

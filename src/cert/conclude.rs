@@ -105,7 +105,8 @@ impl Lifecycle {
 
     /// How much of the life of the certificate in service is left; `None` unless the clock is
     /// verified.
-    pub(super) fn remaining(&self, now: Now) -> Option<Duration> {
+    #[must_use]
+    pub fn remaining(&self, now: Now) -> Option<Duration> {
         let held = self.in_service().filter(|_| self.verified)?;
         Some(magnitude(held.not_after.since(now.utc).max(0)))
     }

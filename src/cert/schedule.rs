@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::{UnixTime, magnitude};
 
 use super::draw::{draw, salt};
-use super::{HOUR, Held, Policy};
+use super::{DAY, HOUR, Held, Policy};
 
 /// Why an order is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,6 +76,15 @@ impl Policy {
         let span = window.end.since(window.start);
         let salt = salt(&["window", &held.serial], &[window.start, window.end]);
         (span >= 0).then(|| window.start + draw(self.seed, salt, magnitude(span)))
+    }
+
+    /// When whoever brings certificates has renewed `held` by custom: when a third of its life is
+    /// left, half of one below ten days, but never more than thirty days.
+    #[must_use]
+    pub fn renewed_by_others(held: &Held) -> UnixTime {
+        let life = held.life();
+        let left = if life < DAY * 10 { life / 2 } else { life / 3 };
+        held.not_before + life.saturating_sub(left.min(DAY * 30)).min(LONGEST)
     }
 
     /// How much of the life of `held` is left when its renewal is due, jitter aside.

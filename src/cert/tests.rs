@@ -103,6 +103,43 @@ fn what_is_served_has_the_names_and_was_issued_last_whatever_the_clock() {
 }
 
 #[test]
+fn a_certificate_of_others_that_is_not_replaced_is_told_weeks_ahead_by_a_verified_clock_alone() {
+    let first_told = |life: Duration, verified: bool| {
+        let mut now = Now { mono: start(), utc: NOON };
+        let certificate = Held { ca: None, ..held("01", NOON, life) };
+        let mut machine =
+            Lifecycle::new(Policy { cas: Vec::new(), ..policy(1) }, vec![certificate], None, now);
+        let mut told: Vec<(&str, Severity, u64)> = Vec::new();
+        while now.utc < NOON + life + DAY {
+            machine.handle_trust(trust(verified), now);
+            for alarm in machine.alarms(now) {
+                if !told.iter().any(|(name, ..)| *name == alarm.name) {
+                    let left = magnitude((NOON + life).since(now.utc).max(0));
+                    told.push((alarm.name, alarm.severity, left.as_secs() / 3600));
+                }
+            }
+            now = later(now, HOUR);
+        }
+        assert!(!drain(&mut machine).iter().any(|event| matches!(event, Event::Order(_))));
+        told
+    };
+    let expected = |overdue, expiring| {
+        vec![
+            ("certificate-overdue", Severity::Warning, overdue),
+            ("certificate-expiring", Severity::Error, expiring),
+            ("certificate-expired", Severity::Error, 0),
+        ]
+    };
+
+    assert_eq!(first_told(DAY * 90, true), expected(27 * 24, 7 * 24 - 1));
+    assert_eq!(first_told(DAY * 45, true), expected(12 * 24, 7 * 24 - 1));
+    assert_eq!(first_told(DAY * 398, true), expected(27 * 24, 7 * 24 - 1));
+    assert_eq!(first_told(HOUR * 160, true), expected(64, 39));
+    let unverified = first_told(DAY * 90, false);
+    assert_eq!(unverified, [("certificate-unjudged", Severity::Notice, 90 * 24)]);
+}
+
+#[test]
 fn each_class_of_failure_has_its_own_pace_and_none_gives_up() {
     let minutes = |kind, tries: usize| {
         let (mut ladder, mut now) = (Ladder::default(), start());

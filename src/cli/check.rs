@@ -62,16 +62,16 @@ impl Machine {
         let tls = &self.parsed.config.tls;
         let Some(files) = &tls.files else { return };
         // Its dates do not count: this machine's clock may be the wrong one.
-        let (path, message) = match CertStore::new(Some(files.clone()), None).poll() {
+        let (path, message) = match CertStore::of(tls).poll() {
             Some(StoreEvent::Loaded(served)) if !served.carries(&tls.name) => {
                 let certificate = files.certificate.display();
                 let name = &tls.name;
                 ("tls.certificate", format!("{certificate} does not carry the name `{name}`"))
             }
             Some(StoreEvent::Unfit(error)) => {
-                let of_key = match &error {
+                let of_key = match &*error {
                     PairError::Key { .. } | PairError::Mismatch { .. } => true,
-                    PairError::Certificate { .. } => false,
+                    PairError::Certificate { .. } | PairError::Name { .. } => false,
                     PairError::Read { file, .. } => *file == files.key,
                 };
                 (if of_key { "tls.key" } else { "tls.certificate" }, error.to_string())

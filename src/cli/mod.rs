@@ -1,6 +1,7 @@
 //! The command line: what a person may ask of the program.
 
 mod cache;
+mod certs;
 mod check;
 mod clients;
 mod daemon;
@@ -29,6 +30,7 @@ use clap::{Args, Parser, Subcommand};
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Cache(show) => cache::show(&show),
+        Command::Certs(look) => certs::run(&look),
         Command::Check(file) => check::run(file.config.as_deref()),
         Command::Drill(drill) => drill::run(&drill),
         Command::Floor(floor) => floor::run(&floor),
@@ -74,6 +76,8 @@ enum Command {
     Clients(clients::Clients),
     /// Show what is known of time, as `chronyc tracking` does.
     Tracking(daemon::Look),
+    /// Show the certificate, the outage it survives and when it is renewed.
+    Certs(daemon::Look),
     /// Show the upstreams.
     Upstreams(upstreams::Upstreams),
     /// Tell by the exit code whether a part does its work: 0 or 1, and 3 without a daemon.

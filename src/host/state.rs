@@ -12,6 +12,8 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::node::ports::Shelf;
+
 /// The first word of every state file, and the version of the framing.
 const MAGIC: &str = "firstlight-state 1";
 /// The end of a file name while it is being written.
@@ -151,10 +153,9 @@ impl StateDir {
     /// As [`StateDir::read`]; JSON that is not a `T` counts as corrupt.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let Some(value) = self.read(name)? else { return Ok(None) };
-        serde_json::from_slice(&value).map(Some).map_err(|error| {
-            self.unwritten().remove(name);
-            self.corrupt(name, &error.to_string())
-        })
+        serde_json::from_slice(&value)
+            .map(Some)
+            .map_err(|error| self.corrupt(name, &error.to_string()))
     }
 
     /// Replaces the value `name` with `value` as JSON; see [`StateDir::write`].
@@ -176,6 +177,7 @@ impl StateDir {
     pub fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.file(name)?;
         let aside = self.file(&format!("{name}.bad"))?;
+        self.unwritten().remove(name);
         fs::rename(&path, &aside).map_err(|error| StateError::io("set aside", &path, error))?;
         Ok(aside)
     }
@@ -284,6 +286,21 @@ impl StateDir {
     fn unwritten(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         // A map is whole between any two of its operations.
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf for StateDir {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Self::read(self, name).map_err(io::Error::other)
+    }
+
+    fn write(&self, name: &str, value: &[u8]) -> io::Result<()> {
+        Self::write(self, name, value).map_err(io::Error::other)
+    }
+
+    fn set_aside(&self, name: &str) -> io::Result<String> {
+        let aside = Self::set_aside(self, name).map_err(io::Error::other)?;
+        Ok(aside.display().to_string())
     }
 }
 

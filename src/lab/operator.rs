@@ -38,7 +38,7 @@ impl Operator {
         truth: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, WorldError> {
-        let certificate = CertStore::new(None, Some(key));
+        let certificate = CertStore::fixed(key);
         let present = |alpn| {
             let config = server_config(Arc::clone(&certificate), Arc::clone(truth), alpn)?;
             Ok::<_, WorldError>(Arc::new(move || Arc::clone(&config)))

@@ -47,7 +47,7 @@ impl Witness {
         truth: &Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Result<Self, WorldError> {
-        let certificate = CertStore::new(None, Some(key));
+        let certificate = CertStore::fixed(key);
         let tls = server_config(certificate, Arc::clone(truth), &[b"http/1.1"])?;
         let refused = |error| WorldError::Listen { address, error };
         let listener = bind::tcp(address).map_err(refused)?;

@@ -1,6 +1,7 @@
 //! What one edge needs of another, as traits; `app` hands out the implementations.
 
 use std::fmt::Debug;
+use std::io;
 use std::time::Instant;
 
 use crate::clock::{Nanos, UnixTime};
@@ -41,4 +42,28 @@ pub trait Steer: Clock {
 
     /// The frequency correction in force, in parts per million.
     fn frequency(&self) -> f64;
+}
+
+/// Named values that outlive a power cut: each is always its old version or the next one.
+pub trait Shelf: Debug + Send + Sync {
+    /// The value `name`; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read. One that is damaged is set aside, and a further read gives `None`.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Replaces the value `name`.
+    ///
+    /// # Errors
+    ///
+    /// If that is not on disk. Reads give it all the same, from memory.
+    fn write(&self, name: &str, value: &[u8]) -> io::Result<()>;
+
+    /// Puts the value `name` where a person can look at it, and gives the place; then there is none.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be done.
+    fn set_aside(&self, name: &str) -> io::Result<String>;
 }

@@ -5,19 +5,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::client::verify_server_name;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+use super::pair::{Misfit, chain, pair};
 use super::{OurTime, Validity, provider, server_name, validity};
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, Tls};
 use crate::node::ports::Clock;
 use crate::wire::Name;
 
@@ -26,29 +25,57 @@ use crate::wire::Name;
 ///
 /// It is served whatever its dates: clients have clocks of their own, and ours
 /// may be the wrong one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CertStore {
-    served: ArcSwapOption<CertifiedKey>,
+    shown: ArcSwapOption<Shown>,
     watched: Option<Mutex<Watched>>,
+    trouble: ArcSwapOption<PairError>,
+}
+
+#[derive(Clone, Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// Whether it is a pair from files.
+    own: bool,
 }
 
 impl CertStore {
-    /// Serves the pair in `files`, which [`Self::poll`] follows, and
-    /// `fallback` until there has been one. The files are read at the first poll.
+    /// Serves the pair in the files of `tls`, which [`Self::poll`] follows, and nothing until there
+    /// has been one or a fallback. The files are read at the first poll.
     #[must_use]
-    pub fn new(files: Option<CertificateFiles>, fallback: Option<CertifiedKey>) -> Arc<Self> {
-        let watched = files
-            .map(|files| Mutex::new(Watched { files, seen: None, settled: false, own: false }));
-        Arc::new(Self { served: ArcSwapOption::new(fallback.map(Arc::new)), watched })
+    pub fn of(tls: &Tls) -> Arc<Self> {
+        let watched = tls.files.clone().map(|files| {
+            let name = tls.name.clone();
+            Mutex::new(Watched { files, name, seen: None, settled: false })
+        });
+        Arc::new(Self { watched, ..Self::default() })
+    }
+
+    /// Serves `key` until there is another fallback.
+    #[must_use]
+    pub fn fixed(key: CertifiedKey) -> Arc<Self> {
+        let store = Self::default();
+        store.set_fallback(key);
+        Arc::new(store)
     }
 
     /// Replaces the fallback, unless a pair from files is being served.
     pub fn set_fallback(&self, fallback: CertifiedKey) {
-        // Held to the end, so that no poll slips in between.
-        let watched =
-            self.watched.as_ref().map(|it| it.lock().unwrap_or_else(PoisonError::into_inner));
-        if !watched.is_some_and(|watched| watched.own) {
-            self.served.store(Some(Arc::new(fallback)));
+        let fallback = Arc::new(Shown { key: Arc::new(fallback), own: false });
+        self.shown.rcu(|shown| match shown {
+            Some(shown) if shown.own => Some(Arc::clone(shown)),
+            Some(_) | None => Some(Arc::clone(&fallback)),
+        });
+    }
+
+    /// Goes on with the pair that `before` serves, if it is good for the configured name: other
+    /// files have been configured, and need not hold a pair yet.
+    pub fn succeed(&self, before: &Self) {
+        let Some(watched) = &self.watched else { return };
+        let Some(key) = before.own() else { return };
+        let name = &watched.lock().unwrap_or_else(PoisonError::into_inner).name;
+        if Served::of(&key).carries(name) {
+            self.shown.store(Some(Arc::new(Shown { key, own: true })));
         }
     }
 
@@ -56,66 +83,67 @@ impl CertStore {
     ///
     /// A pair that does not is told once it has stood unchanged over two
     /// calls: whoever replaces two files is done with one before the other.
-    /// The first call does not wait. Reads files: call it off the query path.
+    /// The first call does not wait. One that lacks the configured name fits, unless one is served
+    /// that has it. Reads files: call it off the query path.
     pub fn poll(&self) -> Option<StoreEvent> {
         let mut watched = self.watched.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let first = watched.seen.is_none();
         let stamps = watched.stamps();
         let changed = watched.seen.replace(stamps) != Some(stamps);
-        if changed {
-            watched.settled = false;
-        } else if watched.settled {
+        if watched.settled && !changed {
             return None;
         }
-        match load(&watched.files) {
-            // Both were read between two equal looks at them.
-            Ok(key) if watched.stamps() == stamps => {
-                watched.settled = true;
-                watched.own = true;
-                let served = Served::of(&key);
-                self.served.store(Some(Arc::new(key)));
-                Some(StoreEvent::Loaded(served))
-            }
-            Ok(_) => {
-                watched.seen = None;
-                None
-            }
-            Err(error) if first || !changed => {
-                watched.settled = true;
-                Some(StoreEvent::Unfit(error))
-            }
-            Err(_) => None,
+        watched.settled = false;
+        let loaded = load(&watched.files).map(Arc::new);
+        // Only what was read between two equal looks at the files is sure to be one version.
+        if loaded.is_ok() && watched.stamps() != stamps {
+            return None;
         }
+        let lacks_name = |key: &CertifiedKey| !Served::of(key).carries(&watched.name);
+        let lacking = |key: &CertifiedKey| lacks_name(key).then(|| watched.nameless());
+        let (key, doubt) = match loaded.map(|key| (lacking(&key), key)) {
+            Ok((Some(error), _)) if self.own().is_some_and(|own| !lacks_name(&own)) => {
+                (None, Some(error))
+            }
+            Ok((doubt, key)) => (Some(key), doubt),
+            Err(error) => (None, Some(error)),
+        };
+        let Some(key) = key else {
+            let error = doubt.filter(|_| first || !changed).map(Arc::new)?;
+            let told = self.trouble.swap(Some(Arc::clone(&error)));
+            let again = told.is_some_and(|told| told.to_string() == error.to_string());
+            return (!again).then_some(StoreEvent::Unfit(error));
+        };
+        watched.settled = true;
+        let served = Served::of(&key);
+        self.shown.store(Some(Arc::new(Shown { key, own: true })));
+        self.trouble.store(doubt.map(Arc::new));
+        Some(StoreEvent::Loaded(served))
     }
 
     /// What clients are shown; `None` if there is no certificate at all.
     #[must_use]
     pub fn served(&self) -> Option<Served> {
-        self.served.load().as_deref().map(Served::of)
+        self.shown.load().as_ref().map(|shown| Served::of(&shown.key))
     }
 
-    /// Whether a pair from files is being served.
+    /// The pair from files that is being served, if one is.
     #[must_use]
-    pub fn from_files(&self) -> bool {
-        let watched = self.watched.as_ref();
-        watched.is_some_and(|it| it.lock().unwrap_or_else(PoisonError::into_inner).own)
+    pub fn own(&self) -> Option<Arc<CertifiedKey>> {
+        let shown = self.shown.load();
+        shown.as_ref().filter(|shown| shown.own).map(|shown| Arc::clone(&shown.key))
     }
 
-    /// Polls every two seconds, for ever, and logs what comes of it.
-    pub async fn watch(self: Arc<Self>) {
-        loop {
-            let store = Arc::clone(&self);
-            if let Ok(Some(event)) = tokio::task::spawn_blocking(move || store.poll()).await {
-                event.log();
-            }
-            tokio::time::sleep(PERIOD).await;
-        }
+    /// What is wrong with the files.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Arc<PairError>> {
+        self.trouble.load_full()
     }
 }
 
 impl ResolvesServerCert for CertStore {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.served.load_full()
+        self.shown.load().as_ref().map(|shown| Arc::clone(&shown.key))
     }
 }
 
@@ -167,7 +195,7 @@ pub enum StoreEvent {
     /// A pair was taken over.
     Loaded(Served),
     /// The files hold no pair that fits; what was served before still is.
-    Unfit(PairError),
+    Unfit(Arc<PairError>),
 }
 
 impl StoreEvent {
@@ -241,6 +269,17 @@ pub enum PairError {
         /// The key file.
         key: PathBuf,
     },
+    /// The certificate is for other names.
+    #[error(
+        "{} is not for {name}, which clients check; order one for it, or name tls.name as it has it",
+        certificate.display()
+    )]
+    Name {
+        /// The certificate file.
+        certificate: PathBuf,
+        /// The configured name.
+        name: Name,
+    },
     /// A file cannot be read.
     #[error("{}: {source}; it must exist and be readable for this user", file.display())]
     Read {
@@ -251,35 +290,38 @@ pub enum PairError {
     },
 }
 
-/// Between two looks at the files.
-const PERIOD: Duration = Duration::from_secs(2);
 /// A chain and its key are a few kilobytes.
 const LARGEST: u64 = 1 << 20;
 
 #[derive(Debug)]
 struct Watched {
     files: CertificateFiles,
+    /// Which the certificate is to have.
+    name: Name,
     /// How the files looked at the last poll.
     seen: Option<[Option<Stamp>; 2]>,
-    /// Nothing more is to be tried or said until they change.
+    /// They have been taken over as they look.
     settled: bool,
-    /// Whether a pair of theirs is being served.
-    own: bool,
 }
 
 impl Watched {
     fn stamps(&self) -> [Option<Stamp>; 2] {
         [&self.files.certificate, &self.files.key].map(|file| Stamp::of(file))
     }
+
+    fn nameless(&self) -> PairError {
+        PairError::Name { certificate: self.files.certificate.clone(), name: self.name.clone() }
+    }
 }
 
-/// What changes when a file is replaced or rewritten.
+/// What changes when a file is replaced or rewritten, or others may read it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Stamp {
@@ -290,38 +332,22 @@ impl Stamp {
             inode: meta.ino(),
             size: meta.size(),
             modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
         })
     }
 }
 
 fn load(files: &CertificateFiles) -> Result<CertifiedKey, PairError> {
     let CertificateFiles { certificate, key } = files;
-    let unfit = |reason: String| PairError::Certificate { file: certificate.clone(), reason };
-    let no_key = |reason: String| PairError::Key { file: key.clone(), reason };
-
-    let pem = read(certificate)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unfit(format!("damaged PEM ({error:?})")))?;
-    if chain.is_empty() {
-        return Err(unfit("no certificate in it".to_owned()));
-    }
-    for (index, der) in chain.iter().enumerate() {
-        x509_parser::parse_x509_certificate(der)
-            .map_err(|error| unfit(format!("certificate {} is damaged ({error})", index + 1)))?;
-    }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| no_key(format!("no private key in it ({error:?})")))?;
-
-    CertifiedKey::from_der(chain, private, &provider()).map_err(|error| {
-        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+    let unfit = |misfit| match misfit {
+        Misfit::Chain(reason) => PairError::Certificate { file: certificate.clone(), reason },
+        Misfit::Key(reason) => PairError::Key { file: key.clone(), reason },
+        Misfit::Mismatch => {
             PairError::Mismatch { certificate: certificate.clone(), key: key.clone() }
-        } else if matches!(error, rustls::Error::InvalidCertificate(_)) {
-            unfit(error.to_string())
-        } else {
-            no_key(error.to_string())
         }
-    })
+    };
+    let chain = chain(&read(certificate)?).map_err(unfit)?;
+    pair(chain, &read(key)?).map_err(unfit)
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, PairError> {
@@ -367,8 +393,7 @@ mod tests {
         // One file is replaced before the other.
         folder.install(&new, &old);
         assert!(store.poll().is_none());
-        let told = store.poll();
-        assert!(matches!(told, Some(StoreEvent::Unfit(PairError::Mismatch { .. }))), "{told:?}");
+        assert!(unfit(store.poll()).contains("is not the key of"));
         assert!(store.poll().is_none());
         assert_eq!(store.served().unwrap().chain, old.chain());
 
@@ -387,10 +412,10 @@ mod tests {
 
         fs::remove_file(folder.files.key.clone()).unwrap();
         assert!(store.poll().is_none());
-        assert!(matches!(store.poll(), Some(StoreEvent::Unfit(PairError::Read { .. }))));
+        assert!(unfit(store.poll()).contains("No such file"));
         fs::write(&folder.files.certificate, "-----BEGIN CERTIFICATE-----\n%%").unwrap();
         assert!(store.poll().is_none());
-        assert!(matches!(store.poll(), Some(StoreEvent::Unfit(PairError::Certificate { .. }))));
+        assert!(unfit(store.poll()).contains("damaged PEM"));
 
         assert_eq!(store.served().unwrap().chain, leaf.chain());
     }
@@ -402,9 +427,7 @@ mod tests {
             ["a.test", "b.test", "c.test"].map(|name| pki.leaf(name, UnixTime::EPOCH, TODAY));
         let store = folder.store(Some(fallback.certified()));
 
-        let event = store.poll();
-        assert!(matches!(event, Some(StoreEvent::Unfit(PairError::Read { .. }))), "{event:?}");
-        assert!(event.map(|event| format!("{event:?}")).unwrap().contains("fullchain.pem"));
+        assert!(unfit(store.poll()).contains("fullchain.pem: No such file"));
         store.set_fallback(again.certified());
         assert_eq!(store.served().unwrap().chain, again.chain());
 
@@ -436,6 +459,73 @@ mod tests {
         first.read_exact(&mut echoed).await.unwrap();
         assert_eq!(&echoed, b"still here");
         assert!(shake_hands(&config, &pki.roots(), &[b"h2"]).await.is_err());
+    }
+
+    #[test]
+    fn a_pair_without_the_name_replaces_none_that_has_it() {
+        let (folder, pki) = (Folder::new("name"), Pki::new());
+        let [good, other] =
+            ["dns.test", "other.test"].map(|name| pki.leaf(name, TODAY, TODAY + DAY));
+        folder.install(&other, &other);
+        let store = folder.store(None);
+
+        // Better than none: those who do not check names are served.
+        assert!(matches!(store.poll(), Some(StoreEvent::Loaded(_))));
+        assert!(store.trouble().unwrap().to_string().contains("is not for dns.test"));
+        folder.install(&good, &good);
+        assert!(matches!(store.poll(), Some(StoreEvent::Loaded(_))));
+        assert!(store.trouble().is_none());
+
+        folder.install(&other, &other);
+        assert!(store.poll().is_none());
+        assert!(unfit(store.poll()).contains("is not for dns.test"));
+        assert!(store.poll().is_none());
+        assert_eq!(store.served().unwrap().chain, good.chain());
+    }
+
+    #[test]
+    fn a_file_that_may_be_read_at_last_is_read() {
+        let (folder, pki) = (Folder::new("denied"), Pki::new());
+        let leaf = pki.leaf("dns.test", TODAY, TODAY + DAY);
+        folder.install(&leaf, &leaf);
+        // Not readable, for whatever reason, and neither time nor size shows when it is.
+        let key = folder.path.join("key");
+        fs::rename(&folder.files.key, &key).unwrap();
+        fs::create_dir(&folder.files.key).unwrap();
+        let store = folder.store(None);
+        assert!(unfit(store.poll()).contains("privkey.pem"));
+        assert!(store.poll().is_none());
+
+        fs::remove_dir(&folder.files.key).unwrap();
+        fs::rename(&key, &folder.files.key).unwrap();
+
+        assert!(matches!(store.poll(), Some(StoreEvent::Loaded(_))));
+    }
+
+    #[test]
+    fn other_files_without_a_pair_leave_the_one_that_was_served() {
+        let (folder, pki) = (Folder::new("before"), Pki::new());
+        let leaf = pki.leaf("dns.test", TODAY, TODAY + DAY);
+        folder.install(&leaf, &leaf);
+        let before = folder.store(None);
+        before.poll();
+        let configured = |name: &str, files| {
+            let store = CertStore::of(&Tls { name: name.parse().unwrap(), files });
+            store.succeed(&before);
+            store.poll();
+            store.set_fallback(pki.leaf("dns.test", TODAY, TODAY + DAY).certified());
+            store.served().unwrap().chain == leaf.chain()
+        };
+        let nowhere = CertificateFiles { key: "nowhere".into(), ..folder.files.clone() };
+
+        assert!(configured("dns.test", Some(nowhere.clone())));
+        assert!(!configured("other.test", Some(nowhere)));
+        assert!(!configured("dns.test", None));
+    }
+
+    fn unfit(event: Option<StoreEvent>) -> String {
+        let Some(StoreEvent::Unfit(error)) = event else { panic!("{event:?}") };
+        error.to_string()
     }
 
     trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -494,7 +584,12 @@ mod tests {
         }
 
         fn store(&self, fallback: Option<CertifiedKey>) -> Arc<CertStore> {
-            CertStore::new(Some(self.files.clone()), fallback)
+            let name = "dns.test".parse().unwrap();
+            let store = CertStore::of(&Tls { name, files: Some(self.files.clone()) });
+            if let Some(fallback) = fallback {
+                store.set_fallback(fallback);
+            }
+            store
         }
     }
 

@@ -42,6 +42,15 @@ impl Authority {
 
     /// The same, for several names and addresses.
     fn issue_for(&self, names: &[&str], valid: (Nanos, Nanos)) -> (String, String) {
+        self.sign(names, valid, &KeyPair::generate().unwrap())
+    }
+
+    /// Another certificate for the key in `pem`.
+    pub(crate) fn issue_again(&self, name: &str, valid: (Nanos, Nanos), pem: &str) -> String {
+        self.sign(&[name], valid, &KeyPair::from_pem(pem).unwrap()).0
+    }
+
+    fn sign(&self, names: &[&str], valid: (Nanos, Nanos), key: &KeyPair) -> (String, String) {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         let date = |off| {
@@ -49,8 +58,7 @@ impl Authority {
             date_time_ymd(1970, 1, 1) + magnitude(since - since % 1_000_000_000)
         };
         (params.not_before, params.not_after) = (date(valid.0), date(valid.1));
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = params.signed_by(key, &self.issuer).unwrap();
         (leaf.pem(), key.serialize_pem())
     }
 

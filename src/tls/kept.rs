@@ -1,0 +1,633 @@
+//! What is got of certificate authorities, kept so that no power cut, full disk or damaged file
+//! loses more than it must.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::sign::CertifiedKey;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::pair::{Misfit, chain, held, pair};
+use super::provider;
+use crate::cert::{Alarm, Held, Saved};
+use crate::clock::UnixTime;
+use crate::health::Severity;
+use crate::node::ports::Shelf;
+
+/// A private key as PEM (PKCS#8). It is not shown in logs.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct KeyPem(pub String);
+
+impl fmt::Debug for KeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyPem(..)")
+    }
+}
+
+/// An account at a CA (RFC 8555 section 7.3).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Account {
+    /// The CA's name in the configuration.
+    pub ca: String,
+    /// Its directory (RFC 8555 section 7.1.1).
+    pub directory: String,
+    /// The account's URL; `None` until the CA has given one.
+    pub url: Option<String>,
+    /// Its key.
+    pub key: KeyPem,
+}
+
+/// An order that has not ended (RFC 8555 section 7.4).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pending {
+    /// The CA's name in the configuration.
+    pub ca: String,
+    /// For which names.
+    pub names: Vec<String>,
+    /// The key the certificate will have.
+    pub key: KeyPem,
+    /// The order's URL; `None` until it has been placed.
+    pub url: Option<String>,
+}
+
+/// A certificate as a CA gave it. Chain and key are one value: no power cut parts them.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Issued {
+    /// The CA's name in the configuration.
+    pub ca: String,
+    /// When it was got, in seconds since 1970.
+    pub got: i64,
+    /// The chain as PEM, leaf first.
+    pub chain: String,
+    /// The leaf's key.
+    pub key: KeyPem,
+}
+
+/// A certificate that can be served.
+#[derive(Debug)]
+pub struct Certificate {
+    /// What renewals are planned by.
+    pub held: Held,
+    /// Chain and key.
+    pub key: CertifiedKey,
+}
+
+/// Accounts, the order under way, the last three certificates, and what `cert` keeps.
+///
+/// Nothing that is damaged ends anything: it is set aside, [`Self::alarm`] tells, and what can be
+/// made again is. What cannot be written is at hand in memory until [`Self::retry`] has written it.
+/// Reads and writes files: call it off the paths that answer.
+///
+/// Whoever carries out an order writes ahead:
+///
+/// 1. [`Self::keep_account`] with the key, then register, then again with the URL;
+/// 2. [`Self::order`]: one that was begun for the same CA and names is taken up where it stands;
+/// 3. [`Self::keep_order`] with the key, then place it, then again with the URL;
+/// 4. [`Self::keep_certificate`], which ends it; or [`Self::forget_order`] if the CA did.
+#[derive(Debug)]
+pub struct Kept {
+    shelf: Arc<dyn Shelf>,
+    /// What is wrong with which value. Held while anything is read or written.
+    troubles: Mutex<BTreeMap<String, Trouble>>,
+}
+
+/// What is wrong with a value.
+#[derive(Debug)]
+enum Trouble {
+    /// It could not be read, and was set aside if it is damaged.
+    Unread(String),
+    /// It could not be read, and its copy took its place.
+    Mended(String),
+    /// It is in memory alone.
+    Unwritten(String),
+}
+
+/// The condition that [`Kept::alarm`] gives.
+pub const CONDITION: &str = "certificate-store";
+
+const ORDER: &str = "order";
+const SAVED: &str = "lifecycle";
+const SEED: &str = "seed";
+const CERTIFICATES: [&str; 3] = ["certificate-1", "certificate-2", "certificate-3"];
+
+impl Kept {
+    /// What is kept on `shelf`.
+    #[must_use]
+    pub const fn new(shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf, troubles: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The account at `ca`, or else the copy of it.
+    #[must_use]
+    pub fn account(&self, ca: &str) -> Option<Account> {
+        let mut desk = self.desk();
+        let (name, copy) = account_names(ca);
+        if let Some(account) = desk.read(&name) {
+            return Some(account);
+        }
+        let account: Account = desk.read(&copy)?;
+        // Of one that was never written nothing has to be told.
+        if let Some(Trouble::Unread(why)) = desk.troubles.remove(&name) {
+            desk.troubles.insert(name.clone(), Trouble::Mended(why));
+        }
+        // If that fails the copy is still there.
+        let _ = desk.shelf.write(&name, &json(&account));
+        Some(account)
+    }
+
+    /// Keeps an account, and a copy of it.
+    ///
+    /// # Errors
+    ///
+    /// If neither is on disk; then do not register it.
+    pub fn keep_account(&self, account: &Account) -> io::Result<()> {
+        let mut desk = self.desk();
+        let (name, copy) = account_names(&account.ca);
+        desk.write(&name, account)?;
+        desk.write(&copy, account)
+    }
+
+    /// The order that was begun and has not ended.
+    #[must_use]
+    pub fn order(&self) -> Option<Pending> {
+        let mut desk = self.desk();
+        let order: Pending = desk.read::<Option<_>>(ORDER)??;
+        // With its certificate in place it has ended, if the power went before that was noted.
+        let done = desk.slots().into_iter().flatten().any(|(issued, _)| issued.key == order.key);
+        (!done).then_some(order)
+    }
+
+    /// Keeps an order that is about to be placed, or has got its URL.
+    ///
+    /// # Errors
+    ///
+    /// If it is not on disk; then do not place it.
+    pub fn keep_order(&self, order: &Pending) -> io::Result<()> {
+        self.desk().write(ORDER, &Some(order))
+    }
+
+    /// Forgets the order.
+    pub fn forget_order(&self) {
+        // What cannot be written is told as such.
+        let _ = self.desk().write(ORDER, &None::<Pending>);
+    }
+
+    /// Keeps a certificate in the place of the oldest of three, and ends its order. It can be
+    /// served even if there is no space for it: the order is on disk then, and the next process
+    /// gets it again.
+    ///
+    /// # Errors
+    ///
+    /// If chain and key are no pair.
+    pub fn keep_certificate(&self, issued: &Issued) -> Result<Certificate, Misfit> {
+        let certificate = issued.check()?;
+        let mut desk = self.desk();
+        let slots = desk.slots();
+        let kept = |place: usize| slots[place].as_ref().map(|(_, kept)| &kept.held);
+        let same =
+            |place: &usize| kept(*place).is_some_and(|it| it.serial == certificate.held.serial);
+        let age = |place: &usize| kept(*place).map(|held| (held.not_before, held.got));
+        let places = 0..CERTIFICATES.len();
+        let place =
+            places.clone().find(same).or_else(|| places.min_by_key(age)).unwrap_or_default();
+        if desk.write(CERTIFICATES[place], issued).is_ok() {
+            // Damaged ones have been replaced by something better.
+            for name in CERTIFICATES {
+                desk.forgive(name);
+            }
+            let _ = desk.write(ORDER, &None::<Pending>);
+        }
+        Ok(certificate)
+    }
+
+    /// The last certificates, at most three.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.desk().slots().into_iter().flatten().map(|(_, certificate)| certificate).collect()
+    }
+
+    /// What [`crate::cert::Lifecycle::saved`] gave.
+    #[must_use]
+    pub fn saved(&self) -> Option<Saved> {
+        self.desk().read(SAVED)
+    }
+
+    /// Keeps it.
+    pub fn save(&self, saved: &Saved) {
+        // What cannot be written is told as such.
+        let _ = self.desk().write(SAVED, saved);
+    }
+
+    /// What [`crate::cert::Policy::seed`] is to be: drawn at the first start, and the same ever after.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        let mut desk = self.desk();
+        if let Some(seed) = desk.read(SEED) {
+            return seed;
+        }
+        let mut octets = [0; 8];
+        // Without randomness all machines have the same jitter, which is no reason not to go on.
+        let _ = provider().secure_random.fill(&mut octets);
+        let seed = u64::from_ne_bytes(octets);
+        let _ = desk.write(SEED, &seed);
+        seed
+    }
+
+    /// Writes what could not be written before. Call it now and then while there is an
+    /// [`Self::alarm`].
+    pub fn retry(&self) {
+        let mut desk = self.desk();
+        let unwritten = |(name, trouble): (&String, &Trouble)| {
+            matches!(trouble, Trouble::Unwritten(_)).then(|| name.clone())
+        };
+        let names: Vec<_> = desk.troubles.iter().filter_map(unwritten).collect();
+        for name in names {
+            let written = match desk.shelf.read(&name) {
+                Ok(Some(value)) => desk.shelf.write(&name, &value),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            desk.wrote(&name, &written);
+        }
+    }
+
+    /// What a person should know of it.
+    #[must_use]
+    pub fn alarm(&self) -> Option<Alarm> {
+        let troubles = &self.desk().troubles;
+        let lost = |(name, trouble): (&String, &Trouble)| {
+            name.starts_with(ACCOUNT) && matches!(trouble, Trouble::Unread(_))
+        };
+        let severity = if troubles.iter().any(lost) { Severity::Error } else { Severity::Warning };
+        let words = troubles.iter().map(|(name, trouble)| match trouble {
+            Trouble::Mended(why) => format!("{name}: {why}; its copy is in use"),
+            Trouble::Unread(why) if name.starts_with(ACCOUNT) => {
+                format!("{name}: {why}; another account is made, which old records may not allow")
+            }
+            Trouble::Unread(why) => format!("{name}: {why}"),
+            Trouble::Unwritten(why) => {
+                format!("{name}: {why}; it is in memory alone, and tried again; make space")
+            }
+        });
+        let words: Vec<_> = words.collect();
+        (!words.is_empty()).then(|| Alarm {
+            name: CONDITION,
+            severity,
+            text: format!(
+                "of what is kept for certificates not all is well, what was served still is: {}",
+                words.join("; ")
+            ),
+        })
+    }
+
+    fn desk(&self) -> Desk<'_> {
+        // A map is whole between any two of its operations.
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        Desk { shelf: &*self.shelf, troubles }
+    }
+}
+
+impl Issued {
+    fn check(&self) -> Result<Certificate, Misfit> {
+        let key = pair(chain(self.chain.as_bytes())?, self.key.0.as_bytes())?;
+        let held = held(&key.cert, UnixTime::from_secs(self.got), Some(self.ca.clone()));
+        let held = held.ok_or_else(|| Misfit::Chain("no certificate in it".to_owned()))?;
+        Ok(Certificate { held, key })
+    }
+}
+
+/// The shelf, for one at a time.
+struct Desk<'k> {
+    shelf: &'k dyn Shelf,
+    troubles: MutexGuard<'k, BTreeMap<String, Trouble>>,
+}
+
+impl Desk<'_> {
+    fn read<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        match self.shelf.read(name) {
+            Ok(value) => match serde_json::from_slice(&value?) {
+                Ok(value) => Some(value),
+                Err(error) => self.unfit(name, &error.to_string()),
+            },
+            Err(error) => {
+                self.troubles.insert(name.to_owned(), Trouble::Unread(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn write<T: Serialize>(&mut self, name: &str, value: &T) -> io::Result<()> {
+        let written = self.shelf.write(name, &json(value));
+        self.wrote(name, &written);
+        written
+    }
+
+    fn wrote(&mut self, name: &str, written: &io::Result<()>) {
+        match written {
+            Ok(()) => self.troubles.remove(name),
+            Err(error) => {
+                self.troubles.insert(name.to_owned(), Trouble::Unwritten(error.to_string()))
+            }
+        };
+    }
+
+    fn unfit<T>(&mut self, name: &str, why: &str) -> Option<T> {
+        let aside = match self.shelf.set_aside(name) {
+            Ok(aside) => format!("it is kept as {aside}"),
+            Err(error) => error.to_string(),
+        };
+        let why = format!("it cannot be used: {why}; {aside}");
+        self.troubles.insert(name.to_owned(), Trouble::Unread(why));
+        None
+    }
+
+    /// What could not be read is no more worth telling.
+    fn forgive(&mut self, name: &str) {
+        if matches!(self.troubles.get(name), Some(Trouble::Unread(_))) {
+            self.troubles.remove(name);
+        }
+    }
+
+    fn slots(&mut self) -> [Option<(Issued, Certificate)>; 3] {
+        CERTIFICATES.map(|name| {
+            let issued: Issued = self.read(name)?;
+            match issued.check() {
+                Ok(certificate) => Some((issued, certificate)),
+                Err(misfit) => self.unfit(name, &misfit.to_string()),
+            }
+        })
+    }
+}
+
+const ACCOUNT: &str = "account-";
+
+/// Where the account at `ca` is kept, and its copy. Different CAs have different places.
+fn account_names(ca: &str) -> (String, String) {
+    let plain = |octet: u8| match octet {
+        b'a'..=b'z' | b'0'..=b'9' | b'-' => char::from(octet).to_string(),
+        _ => format!("_{octet:02x}"),
+    };
+    let ca: String = ca.bytes().map(plain).collect();
+    (format!("{ACCOUNT}{ca}"), format!("copy-of-{ACCOUNT}{ca}"))
+}
+
+/// Strings, numbers and lists of them always have a JSON form.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixTime;
+    use crate::tls::pki::{DAY, Pki, TODAY};
+
+    #[test]
+    fn whenever_the_power_goes_each_key_is_beside_its_own_chain() {
+        let pki = Pki::new();
+        let [first, second] = [0, 1].map(|days| issued(&pki, TODAY + DAY * days));
+        for writes in 0..=9 {
+            let disk = Disk::with([&first]);
+            disk.allow(writes);
+            let ended = renew(&Kept::new(disk.clone()), &second);
+            let recalled = Kept::new(disk.after_power_cut());
+
+            let certificates = recalled.certificates();
+
+            let chains: Vec<_> = certificates.iter().map(|it| it.held.not_before).collect();
+            assert!(chains.contains(&TODAY), "{writes}: {chains:?}");
+            assert!(chains.len() == 2 || recalled.order().is_some() || writes < 5, "{writes}");
+            assert!(certificates.iter().all(|it| it.key.keys_match().is_ok()), "{writes}");
+            // What was begun is taken up where it stood, and what has ended is not.
+            if let Some(order) = recalled.order() {
+                assert_eq!(order.key, second.key);
+                assert_eq!(order.url.is_some(), writes >= 6, "{writes}");
+                renew(&recalled, &second).unwrap_or_else(|error| panic!("{writes}: {error}"));
+                assert_eq!(recalled.certificates().len(), 2);
+            }
+            assert_eq!(ended.is_ok(), writes >= 6, "{writes}");
+            assert!(recalled.order().is_none() && recalled.alarm().is_none(), "{writes}");
+        }
+    }
+
+    #[test]
+    fn without_space_nothing_is_lost_and_all_is_written_once_there_is_some() {
+        let pki = Pki::new();
+        let [first, second, third] = [0, 1, 2].map(|days| issued(&pki, TODAY + DAY * days));
+        let disk = Disk::with([&first]);
+        let kept = Kept::new(disk.clone());
+        // There is no space when an order is to be made: it is not made.
+        disk.allow(0);
+        assert!(kept.keep_order(&pending(&second, None)).is_err());
+        let alarm = kept.alarm().unwrap();
+        assert!(alarm.text.contains("order: no storage space; it is in memory alone"), "{alarm:?}");
+
+        // Space goes while one is under way.
+        disk.allow(2);
+        kept.keep_order(&pending(&second, None)).unwrap();
+        kept.keep_order(&pending(&second, Some("https://ca.test/order/1"))).unwrap();
+        assert!(kept.alarm().is_none());
+        let fresh = kept.keep_certificate(&second).unwrap();
+
+        assert_eq!(fresh.held.not_before, TODAY + DAY);
+        assert_eq!(kept.certificates().len(), 2);
+        assert!(kept.alarm().unwrap().text.contains("certificate-2"));
+        let other = Kept::new(disk.after_power_cut());
+        assert_eq!(other.certificates().len(), 1);
+        assert_eq!(other.order().unwrap().url.unwrap(), "https://ca.test/order/1");
+        kept.retry();
+        assert!(kept.alarm().is_some());
+
+        disk.allow(99);
+        kept.retry();
+
+        assert!(kept.alarm().is_none());
+        assert!(kept.order().is_none());
+        let other = Kept::new(disk.after_power_cut());
+        assert_eq!((other.certificates().len(), other.order()), (2, None));
+        other.keep_certificate(&third).unwrap();
+        assert_eq!(other.certificates().len(), 3);
+    }
+
+    #[test]
+    fn the_last_three_are_kept_and_the_same_one_once() {
+        let pki = Pki::new();
+        let all = [0, 1, 2, 3, 4].map(|days| issued(&pki, TODAY + DAY * days));
+        let kept = Kept::new(Disk::with([]));
+
+        for issued in &all {
+            kept.keep_certificate(issued).unwrap();
+            kept.keep_certificate(issued).unwrap();
+        }
+
+        let mut begins: Vec<_> =
+            kept.certificates().iter().map(|certificate| certificate.held.not_before).collect();
+        begins.sort_unstable();
+        assert_eq!(begins, [2, 3, 4].map(|days| TODAY + DAY * days));
+    }
+
+    #[test]
+    fn a_damaged_value_is_set_aside_and_told_and_costs_no_other() {
+        let pki = Pki::new();
+        let [first, second] = [0, 1].map(|days| issued(&pki, TODAY + DAY * days));
+        let account = account();
+        for damage in ["", "[", "7", "null", "\u{0}"] {
+            let disk = Disk::with([&first]);
+            let kept = Kept::new(disk.clone());
+            kept.keep_certificate(&second).unwrap();
+            kept.keep_account(&account).unwrap();
+            let seed = kept.seed();
+            assert_eq!(kept.seed(), seed);
+            for name in ["account-ca", "certificate-2", "lifecycle", "order", "seed"] {
+                disk.put(name, damage);
+            }
+
+            let kept = Kept::new(disk.clone());
+            assert_eq!(kept.account("ca").as_ref(), Some(&account), "{damage}");
+            assert_eq!(kept.certificates().len(), 1);
+            assert_eq!((kept.order(), kept.saved()), (None, None));
+            assert_eq!(kept.seed(), kept.seed());
+
+            let alarm = kept.alarm().unwrap();
+            assert_eq!(alarm.severity, Severity::Warning);
+            let told = ["account-ca", "its copy is in use", "certificate-2", "set aside"];
+            assert!(told.iter().all(|word| alarm.text.contains(word)), "{alarm:?}");
+            // The next process finds it mended, and the next certificate mends the rest.
+            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
+            assert!(Kept::new(disk).alarm().is_none());
+            kept.save(&Saved::default());
+            kept.forget_order();
+            kept.keep_certificate(&second).unwrap();
+            kept.keep_account(&account).unwrap();
+            assert!(kept.alarm().is_none(), "{:?}", kept.alarm());
+        }
+    }
+
+    #[test]
+    fn an_account_lost_with_its_copy_is_an_error_until_there_is_another() {
+        let disk = Disk::with([]);
+        disk.put("account-ca", "rubbish");
+        disk.put("copy-of-account-ca", "");
+        let kept = Kept::new(disk);
+
+        assert_eq!(kept.account("ca"), None);
+        assert_eq!(kept.alarm().unwrap().severity, Severity::Error);
+        assert_eq!(kept.account("ca"), None);
+
+        kept.keep_account(&account()).unwrap();
+        assert_eq!((kept.alarm(), kept.account("ca")), (None, Some(account())));
+        assert_eq!(kept.account("CA"), None);
+    }
+
+    #[test]
+    fn a_key_beside_another_s_chain_is_refused_and_never_shown() {
+        let pki = Pki::new();
+        let [mut one, other] = [0, 1].map(|days| issued(&pki, TODAY + DAY * days));
+        one.key = other.key;
+
+        let refused = Kept::new(Disk::with([])).keep_certificate(&one).unwrap_err();
+
+        assert_eq!(refused, Misfit::Mismatch);
+        assert!(!format!("{one:?}").contains("PRIVATE"), "{one:?}");
+        let disk = Disk::with([]);
+        disk.put("certificate-1", std::str::from_utf8(&json(&one)).unwrap());
+        assert!(Kept::new(disk).certificates().is_empty());
+    }
+
+    /// All that is written for a renewal; ends where something cannot be.
+    fn renew(kept: &Kept, issued: &Issued) -> io::Result<()> {
+        if kept.account("ca").is_none_or(|account| account.url.is_none()) {
+            kept.keep_account(&Account { url: None, ..account() })?;
+            kept.keep_account(&account())?;
+        }
+        if kept.order().is_none_or(|order| order.url.is_none()) {
+            kept.keep_order(&pending(issued, None))?;
+            kept.keep_order(&pending(issued, Some("https://ca.test/order/1")))?;
+        }
+        kept.keep_certificate(issued).map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn issued(pki: &Pki, not_before: UnixTime) -> Issued {
+        let leaf = pki.leaf("dns.test", not_before, not_before + DAY * 90);
+        let (chain, key) = (leaf.certificate_pem(), KeyPem(leaf.key_pem()));
+        Issued { ca: "ca".to_owned(), got: not_before.secs(), chain, key }
+    }
+
+    fn pending(issued: &Issued, url: Option<&str>) -> Pending {
+        Pending {
+            ca: issued.ca.clone(),
+            names: vec!["dns.test".to_owned()],
+            key: issued.key.clone(),
+            url: url.map(str::to_owned),
+        }
+    }
+
+    fn account() -> Account {
+        Account {
+            ca: "ca".to_owned(),
+            directory: "https://ca.test/directory".to_owned(),
+            url: Some("https://ca.test/account/7".to_owned()),
+            key: KeyPem("a key".to_owned()),
+        }
+    }
+
+    /// A disk that takes so many writes; the values on it, and those in memory alone.
+    #[derive(Debug, Default)]
+    struct Disk(Mutex<(usize, Values, Values)>);
+
+    type Values = BTreeMap<String, Vec<u8>>;
+
+    impl Disk {
+        fn with<'i>(certificates: impl IntoIterator<Item = &'i Issued>) -> Arc<Self> {
+            let disk = Arc::new(Self::default());
+            disk.allow(99);
+            for issued in certificates {
+                Kept::new(disk.clone()).keep_certificate(issued).unwrap();
+            }
+            disk
+        }
+
+        fn allow(&self, writes: usize) {
+            self.0.lock().unwrap().0 = writes;
+        }
+
+        fn put(&self, name: &str, value: &str) {
+            self.0.lock().unwrap().1.insert(name.to_owned(), value.into());
+        }
+
+        fn after_power_cut(&self) -> Arc<Self> {
+            let values = self.0.lock().unwrap().1.clone();
+            Arc::new(Self(Mutex::new((99, values, BTreeMap::new()))))
+        }
+    }
+
+    impl Shelf for Disk {
+        fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+            let (_, disk, memory) = &*self.0.lock().unwrap();
+            Ok(memory.get(name).or_else(|| disk.get(name)).cloned())
+        }
+
+        fn write(&self, name: &str, value: &[u8]) -> io::Result<()> {
+            let (left, disk, memory) = &mut *self.0.lock().unwrap();
+            let Some(fewer) = left.checked_sub(1) else {
+                memory.insert(name.to_owned(), value.to_vec());
+                return Err(io::ErrorKind::StorageFull.into());
+            };
+            *left = fewer;
+            memory.remove(name);
+            disk.insert(name.to_owned(), value.to_vec());
+            Ok(())
+        }
+
+        fn set_aside(&self, name: &str) -> io::Result<String> {
+            let (_, disk, memory) = &mut *self.0.lock().unwrap();
+            memory.remove(name);
+            disk.remove(name).map(|_| "set aside".to_owned()).ok_or(io::ErrorKind::NotFound.into())
+        }
+    }
+}
