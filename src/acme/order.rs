@@ -93,11 +93,11 @@ impl Issuer {
         &self.0
     }
 
-    /// Makes the order `job`, or goes on with the one that is pending, and withdraws what was
-    /// published for it, however it ends. It ends within [`super::Deadlines::order`], and at most
-    /// [`super::Deadlines::publish`] later.
+    /// Makes the order `job`, or goes on with the one that is pending. It ends within
+    /// [`super::Deadlines::order`], or at most [`super::Deadlines::publish`] later.
     ///
-    /// If it is dropped half-way, what it published is in the [`Pending`] of the journal.
+    /// What was published is withdrawn, unless the order can be gone on with: the CA may be looking.
+    /// It then is in the [`Pending`] of the journal, as it is if this is dropped half-way.
     pub async fn carry_out(&self, job: &Job<'_>, journal: &dyn Journal) -> Outcome {
         let kept = job.pending.filter(|pending| pending.names == job.names);
         let mut run = Run {
@@ -117,8 +117,6 @@ impl Issuer {
             let detail = format!("the order did not end within {} s", limit.as_secs());
             Err(failure(Kind::Server, &detail))
         });
-        run.withdraw().await;
-        // An order that may still bring a certificate is gone on with.
         let over = match &result {
             Ok(_) => true,
             Err(failure) => matches!(
@@ -128,6 +126,9 @@ impl Issuer {
         };
         if over {
             run.pending.url.clear();
+        }
+        if run.pending.url.is_empty() {
+            run.withdraw().await;
         }
         let left = !run.pending.url.is_empty() || !run.pending.published.is_empty();
         journal.pending(left.then_some(&run.pending));
@@ -223,28 +224,25 @@ impl Run<'_> {
     async fn placed(&mut self, account: &instant_acme::Account) -> Result<Order, Failure> {
         let Job { names, profile, replaces, .. } = *self.job;
         let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
-        let mut wanted = NewOrder::new(&identifiers);
-        if let Some(profile) = profile {
+        if let Some(profile) = profile
+            && !account.profiles().any(|offered| offered.name == profile)
+        {
             // No other may be asked for (draft-ietf-acme-profiles section 4).
-            if !account.profiles().any(|offered| offered.name == profile) {
-                let mut offered: Vec<_> = account.profiles().map(|offered| offered.name).collect();
-                offered.sort_unstable();
-                let detail = format!("it offers no `{profile}`, but: {}", offered.join(", "));
-                return Err(failure(Kind::InvalidProfile, &detail));
-            }
-            wanted = wanted.profile(profile);
+            let mut offered: Vec<_> = account.profiles().map(|offered| offered.name).collect();
+            offered.sort_unstable();
+            let detail = format!("it offers no `{profile}`, but: {}", offered.join(", "));
+            return Err(failure(Kind::InvalidProfile, &detail));
         }
+        let wanted = || {
+            let plain = NewOrder::new(&identifiers);
+            if let Some(profile) = profile { plain.profile(profile) } else { plain }
+        };
         let replaced = replaces.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok());
         let order = match replaced {
-            None => account.new_order(&wanted).await,
-            Some(id) => match account.new_order(&wanted.replaces(id)).await {
-                Err(Error::Unsupported(_)) => {
-                    let mut wanted = NewOrder::new(&identifiers);
-                    if let Some(profile) = profile {
-                        wanted = wanted.profile(profile);
-                    }
-                    account.new_order(&wanted).await
-                }
+            None => account.new_order(&wanted()).await,
+            Some(id) => match account.new_order(&wanted().replaces(id)).await {
+                // It has no renewal information.
+                Err(Error::Unsupported(_)) => account.new_order(&wanted()).await,
                 Err(error) if objects_to_replacing(&error) => {
                     return Err(failure(Kind::AlreadyReplaced, &error.to_string()));
                 }

@@ -89,9 +89,21 @@ async fn whatever_fails_at_whatever_step_has_its_class_and_its_end() {
             let requests = lab.ca.requests().len();
             assert!(requests <= 24, "{step} {fault:?}: {requests} requests");
             most = most.max(requests);
-            lab.leaves_nothing_published();
             let placed = STEPS.iter().position(|of| *of == step) > Some(3);
             assert_eq!(outcome.accepted, placed, "{step} {fault:?}");
+
+            // What can be gone on with is, and nothing stays published.
+            let Some(pending) = lab.journal.pending() else {
+                lab.leaves_nothing_published();
+                continue;
+            };
+            lab.ca.tell(|told| told.fault = None);
+            let account = lab.journal.account();
+            let job = Job { pending: Some(&pending), account: account.as_ref(), ..lab.job() };
+            let outcome = lab.order(&job).await;
+            assert!(!outcome.accepted, "{step} {fault:?}: another order was made");
+            outcome.result.unwrap();
+            lab.leaves_nothing_published();
         }
     }
     assert!(most >= 12, "{most}");
@@ -109,6 +121,28 @@ async fn an_honest_ca_issues_with_a_dozen_requests_over_one_connection() {
     assert_eq!(lab.ca.told(|told| told.connections), 1);
     lab.leaves_nothing_published();
     assert_eq!(lab.journal.pending(), None);
+
+    // Where none is kept it takes as many.
+    let lab = Lab::new(&Pki::new(), None);
+    lab.ca.tell(|told| told.closes = true);
+    lab.order(&lab.job()).await.result.unwrap();
+    assert_eq!(lab.ca.told(|told| told.connections), 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_has_an_end_whatever_its_steps_may_take() {
+    let mut lab = Lab::new(&Pki::new(), None);
+    lab.ca.tell(|told| told.stuck = Some("processing"));
+    let deadlines = Deadlines { order: Duration::from_secs(45), ..Deadlines::default() };
+    lab.issuer = Issuer::new(Transport { deadlines, ..lab.issuer.transport().clone() });
+    let begin = now();
+
+    let failure = lab.order(&lab.job()).await.result.unwrap_err();
+
+    assert_eq!(failure.kind, Kind::Server);
+    assert_eq!(failure.detail, "the order did not end within 45 s");
+    assert_eq!((now() - begin).as_secs(), 45);
+    assert!(lab.journal.pending().is_some_and(|pending| !pending.url.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,12 +173,14 @@ async fn a_ca_that_never_decides_is_polled_seldom_and_the_order_gone_on_with() {
         let requests = lab.ca.requests();
         let polls = requests.iter().filter(|request| *request == "POST /order/1").count();
         assert!((10..24).contains(&polls), "{stuck}: {polls} polls");
-        lab.leaves_nothing_published();
         let pending = lab.journal.pending();
         assert_eq!(pending.is_some(), stuck == "processing");
 
         // It has decided in the meantime.
-        let Some(pending) = pending else { continue };
+        let Some(pending) = pending else {
+            lab.leaves_nothing_published();
+            continue;
+        };
         lab.ca.tell(|told| told.stuck = None);
         let account = lab.journal.account();
         let job = Job { pending: Some(&pending), account: account.as_ref(), ..lab.job() };
@@ -154,6 +190,7 @@ async fn a_ca_that_never_decides_is_polled_seldom_and_the_order_gone_on_with() {
         let requests = lab.ca.requests();
         let orders = requests.iter().filter(|request| *request == "POST /order").count();
         assert_eq!(orders, 1, "the order was made again");
+        lab.leaves_nothing_published();
     }
 }
 
@@ -285,6 +322,42 @@ fn an_account_is_read_only_if_it_is_whole_and_of_that_directory() {
     assert_eq!(read(&text[..text.len() / 2]), None);
     assert_eq!(read(&text.replace(&key, "AAAA")), None);
     assert!(!format!("{:?}", read(&text)).contains(&key));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dns_server_that_says_nothing_is_given_up() {
+    // It accepts connections, and nobody reads them.
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let key = ("acme", TsigHash::Sha256, &b"key"[..]);
+    let publisher = DnsUpdate::new(address, "home.test", key, FakeClock::at(TODAY)).unwrap();
+
+    let refused = publisher.present(&TxtRecord::new("home.test", "value")).await.unwrap_err();
+
+    assert!(matches!(refused, PublishError::Unreachable(_)), "{refused}");
+    assert!(refused.to_string().contains(&address.to_string()), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_not_the_ca_or_not_at_this_time_gets_no_request() {
+    let pki = Pki::new();
+    let mut lab = Lab::new(&pki, None);
+    lab.at.roots = Pki::new().roots();
+    let failure = lab.order(&lab.job()).await.result.unwrap_err();
+    assert_eq!(failure.kind, Kind::Unreachable);
+    assert!(failure.detail.contains("ca.test was refused"), "{failure}");
+
+    let mut lab = Lab::new(&pki, None);
+    let client = Client::new(FakeClock::at(UnixTime::EPOCH)).unwrap();
+    lab.issuer = Issuer::new(Transport { client, ..lab.issuer.transport().clone() });
+    let failure = lab.order(&lab.job()).await.result.unwrap_err();
+    assert_eq!(failure.kind, Kind::Unreachable);
+    assert!(failure.detail.contains("1970-01-01"), "{failure}");
+
+    lab.at.directory = "http://ca.test/dir".to_owned();
+    let failure = lab.order(&lab.job()).await.result.unwrap_err();
+    assert_eq!(failure.detail, "http://ca.test/dir is no HTTPS URL");
+    assert!(lab.ca.requests().is_empty());
 }
 
 /// An issuer, and the CA it goes to.

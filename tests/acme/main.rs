@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firstlight::acme::{
-    AcmeDns, AcmeDnsAccount, Binding, DnsUpdate, Hook, Job, Pending, PublishError, Publisher,
-    TsigHash, TxtRecord, new_key,
+    AcmeDns, AcmeDnsAccount, Binding, DnsUpdate, Hook, Issuer, Job, Pending, PublishError,
+    Publisher, TsigHash, TxtRecord, new_key,
 };
 use firstlight::cert::{Failure, Kind};
+use firstlight::metered::Purpose;
 use lab::{Lab, find, needing};
 use libtest_mimic::{Arguments, Trial};
 use world::{AcmeDnsServer, Challtestsrv, Diary, Knot, Machine, Pebble, dns01, names, run};
@@ -52,10 +53,14 @@ fn updates() {
     let key = new_key().unwrap();
     let solver = dns01(knot.publisher("home.test", knot.secret()), &diary);
 
+    let transport = pebble.transport(&lab);
     let outcome = run(async {
         let job = Job { names: &names, key: &key, solver: &solver, ..pebble.job() };
-        pebble.issuer(&lab).carry_out(&job, &diary).await
+        Issuer::new(transport.clone()).carry_out(&job, &diary).await
     });
+    // It is counted, and small enough for any link.
+    let octets = transport.client.meter().read()[Purpose::Certificates as usize];
+    assert!((10_000..40_000).contains(&octets), "{octets}");
 
     let chain = outcome.result.unwrap();
     assert!(outcome.accepted);
@@ -102,6 +107,14 @@ fn refused_updates() {
     assert_eq!(run(good.withdraw(&record)), Ok(()));
     assert_eq!(run(good.withdraw(&record)), Ok(()), "what is not there is no trouble");
     assert_eq!(knot.texts(&record.name), Vec::<String>::new());
+
+    // Over UDP, where there is no TCP; and an answer that anybody may have made.
+    let over_udp = knot.over_udp(&lab, 44, false);
+    assert_eq!(present(&*over_udp, &record), Ok(()));
+    assert_eq!(knot.texts(&record.name), ["v"]);
+    assert_eq!(run(over_udp.withdraw(&record)), Ok(()));
+    let forged = present(&*knot.over_udp(&lab, 45, true), &record).unwrap_err();
+    assert!(forged.to_string().contains("a signature that is wrong"), "{forged}");
 
     let refused = present(&*good, &elsewhere).unwrap_err();
     assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
@@ -157,7 +170,7 @@ fn fenced() {
     let folder = lab.path("").display().to_string();
     write(
         &format!(
-            "cd {folder}; env >env; echo \"$@\" >args; ls /proc/self/fd >fds; ps -o pgid= $$ >group"
+            "cd {folder}; env >env; echo \"$@\" >args; ls /proc/self/fd >fds; cut -d ' ' -f 1,5 /proc/$$/stat >group"
         ),
         0o700,
     );
@@ -170,6 +183,13 @@ fn fenced() {
     variables.retain(|name| !["OLDPWD", "PWD", "SHLVL", "_"].contains(name));
     assert_eq!(variables, ["PATH"]);
     assert_eq!(read("args"), "present _acme-challenge.home.test. $(x) -v\n");
+    // Itself and its group.
+    let group = read("group");
+    assert_eq!(
+        group.trim().split_once(' ').map(|(own, group)| own == group),
+        Some(true),
+        "{group}"
+    );
     // The last is the folder that is listed.
     assert_eq!(read("fds"), "0\n1\n2\n3\n");
 
@@ -183,11 +203,19 @@ fn fenced() {
     let killed = present().unwrap_err().to_string();
     assert!(killed.contains("killed"), "{killed}");
     let child = read("child");
-    let alive = || {
+    let alive = |child: &str| {
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
         !stat.is_empty() && !stat.contains(") Z ")
     };
-    assert!(lab::eventually(Duration::from_secs(5), || (!alive()).then_some(())).is_some());
+    assert!(lab::eventually(Duration::from_secs(5), || (!alive(&child)).then_some(())).is_some());
+    // Nor does it outlive who asked for it.
+    let patient = Hook::new(file.clone(), Duration::from_secs(600));
+    run(async {
+        let asking = patient.present(&record);
+        assert!(tokio::time::timeout(Duration::from_secs(1), asking).await.is_err());
+    });
+    let child = read("child");
+    assert!(lab::eventually(Duration::from_secs(5), || (!alive(&child)).then_some(())).is_some());
     // What stays behind holds nothing up.
     write("sleep 5 & exit 0", 0o700);
     let begin = lab::now();

@@ -42,7 +42,8 @@ impl fmt::Debug for AcmeDnsAccount {
 /// Sets records at an acme-dns server. It keeps the last two of an account, and none is taken away.
 #[derive(Debug)]
 pub struct AcmeDns {
-    http: Http,
+    transport: Transport,
+    roots: Roots,
     url: String,
     accounts: Vec<AcmeDnsAccount>,
 }
@@ -57,7 +58,7 @@ impl AcmeDns {
         accounts: Vec<AcmeDnsAccount>,
     ) -> Self {
         let url = format!("{}/update", url.trim_end_matches('/'));
-        Self { http: Http::new(transport, roots), url, accounts }
+        Self { transport, roots, url, accounts }
     }
 
     async fn update(&self, record: &TxtRecord) -> Result<(), PublishError> {
@@ -76,7 +77,8 @@ impl AcmeDns {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| configured(&error))?;
-        let answer = self.http.send(request).await;
+        let http = Http::new(self.transport.clone(), self.roots.clone());
+        let answer = http.send(request).await;
         let (parts, body) = answer.map_err(|error| PublishError::Unreachable(error.to_string()))?;
         if parts.status == StatusCode::OK {
             return Ok(());

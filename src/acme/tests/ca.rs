@@ -50,6 +50,8 @@ pub(super) struct Told {
     pub(super) pem: String,
     requests: Vec<String>,
     pub(super) connections: usize,
+    /// No connection is kept.
+    pub(super) closes: bool,
     /// Of the last order.
     pub(super) wanted: Value,
     proven: bool,
@@ -192,7 +194,9 @@ impl FaultyCa {
                 (fault.map(|(_, fault)| fault), answer)
             };
             let length = text.len();
-            let head = format!("HTTP/1.1 {status} X\r\nReplay-Nonce: n\r\n{headers}");
+            let closes = self.told(|told| told.closes);
+            let close = if closes { "Connection: close\r\n" } else { "" };
+            let head = format!("HTTP/1.1 {status} X\r\nReplay-Nonce: n\r\n{close}{headers}");
             let honest = format!("{head}Content-Length: {length}\r\n\r\n{text}");
             let page = "<html>\r\n<h1>out of order</h1>";
             let whole = |status: u16, more: &str, body: &str| {
@@ -241,6 +245,9 @@ impl FaultyCa {
             };
             stream.write_all(text.as_bytes()).await?;
             stream.flush().await?;
+            if closes {
+                return stream.shutdown().await;
+            }
         }
     }
 }
