@@ -24,13 +24,18 @@ pub(super) fn words(text: &str) -> String {
             found.push_str("..");
             break;
         }
-        if letter.is_control() {
+        if letter.is_control() || is_invisible(letter) {
             found.extend(letter.escape_default());
         } else {
             found.push(letter);
         }
     }
     found
+}
+
+/// Whether `letter` changes how those around it are shown: line ends and directions of writing.
+const fn is_invisible(letter: char) -> bool {
+    matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}')
 }
 
 /// The failure behind an error of the protocol.

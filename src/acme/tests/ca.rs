@@ -94,7 +94,7 @@ impl Told {
             "status": if self.stuck == Some("invalid") && self.proven { "invalid" } else { "pending" },
             "error": if self.stuck == Some("invalid") && self.proven {
                 json!({"type": "urn:ietf:params:acme:error:unauthorized",
-                       "detail": "no TXT\u{1b}[2J\nrecord"})
+                       "detail": "no TXT\u{1b}[2J\nre\u{202e}cord"})
             } else {
                 Value::Null
             },
