@@ -1,5 +1,6 @@
 #![doc = include_str!("../docs/architecture.md")]
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cache;

@@ -16,11 +16,13 @@ pub enum Purpose {
     Time,
     /// Witnesses, asked over HTTPS.
     Witnesses,
+    /// Certificate authorities, and acme-dns.
+    Certificates,
 }
 
 impl Purpose {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Names, Self::Time, Self::Witnesses];
+    pub const ALL: [Self; 4] = [Self::Names, Self::Time, Self::Witnesses, Self::Certificates];
 
     /// Its name in status and metrics.
     #[must_use]
@@ -29,6 +31,7 @@ impl Purpose {
             Self::Names => "names",
             Self::Time => "time",
             Self::Witnesses => "witnesses",
+            Self::Certificates => "certificates",
         }
     }
 }
@@ -150,7 +153,7 @@ mod tests {
         ledger.enter(meter.read(), true, now);
         ledger.enter(meter.read(), true, now);
 
-        assert_eq!(ledger.day(), Day { all: [720, 3, 0], metered: [20, 3, 0] });
+        assert_eq!(ledger.day(), Day { all: [720, 3, 0, 0], metered: [20, 3, 0, 0] });
         assert_eq!(ledger.day().metered_in_all(), 23);
     }
 
@@ -162,7 +165,7 @@ mod tests {
         ledger.enter(meter.read(), true, now);
 
         ledger.enter(meter.read(), true, now + 23 * HOUR);
-        assert_eq!(ledger.day().metered, [0, 0, 5]);
+        assert_eq!(ledger.day().metered, [0, 0, 5, 0]);
 
         ledger.enter(meter.read(), true, now + 24 * HOUR);
         assert_eq!(ledger.day(), Day::default());

@@ -40,7 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dns", &["net", "tls"]),
     ("ntp", &["net", "tls"]),
     ("witness", &["net", "tls"]),
-    ("acme", &["tls"]),
+    ("acme", &["net", "tls"]),
     ("admin", &["net", "tls"]),
     // `lab` is the small world of `firstlight try`.
     ("lab", &["dns", "net", "ntp", "tls"]),

@@ -1,0 +1,84 @@
+//! What a CA issued, held against what was ordered.
+
+use data_encoding::HEXLOWER;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+
+use super::fault::failure;
+use super::{Failure, Held};
+use crate::cert::Kind;
+use crate::clock::UnixTime;
+use crate::tls::provider;
+
+/// An issued certificate with the chain to its root, which it leaves out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Chain {
+    /// As the CA gave it out.
+    pub pem: String,
+    /// The leaf first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What [`crate::cert::Lifecycle`] wants to know of it.
+    pub held: Held,
+}
+
+/// A key for a certificate: ECDSA on P-256.
+///
+/// # Errors
+///
+/// There is no randomness.
+pub fn new_key() -> Result<PrivatePkcs8KeyDer<'static>, rcgen::Error> {
+    Ok(PrivatePkcs8KeyDer::from(KeyPair::generate()?.serialize_der()))
+}
+
+/// Asks for a certificate for `names` with `key` (RFC 2986), in DER.
+pub(super) fn signing_request(
+    names: &[String],
+    key: &PrivatePkcs8KeyDer<'_>,
+) -> Result<Vec<u8>, rcgen::Error> {
+    let key = KeyPair::try_from(key)?;
+    let mut params = CertificateParams::new(names)?;
+    // The subject's names stand in the extension alone (RFC 8555 section 7.4).
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(&key)?.der().to_vec())
+}
+
+/// Takes `pem` for a certificate of `key` with all of `names`, got at `got` from `ca`.
+pub(super) fn chain(
+    pem: String,
+    names: &[String],
+    key: &PrivatePkcs8KeyDer<'static>,
+    ca: &str,
+    got: UnixTime,
+) -> Result<Chain, Failure> {
+    let garbage = |detail: &str| failure(Kind::Garbage, detail);
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| garbage(&format!("the certificate it issued is no PEM: {error}")))?;
+    let leaf = certificates.first();
+    let leaf = leaf.ok_or_else(|| garbage("it issued no certificate"))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
+        .map_err(|error| garbage(&format!("the certificate it issued is no X.509: {error}")))?;
+    let alternatives = parsed.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.iter().flat_map(|extension| &extension.value.general_names);
+    let found = alternatives.filter_map(|name| {
+        if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None }
+    });
+    let held = Held {
+        serial: HEXLOWER.encode(parsed.raw_serial()),
+        names: found.collect(),
+        not_before: UnixTime::from_secs(parsed.validity().not_before.timestamp()),
+        not_after: UnixTime::from_secs(parsed.validity().not_after.timestamp()),
+        got,
+        ca: Some(ca.to_owned()),
+    };
+    if let Some(lacking) = names.iter().find(|name| !held.covers(name)) {
+        return Err(garbage(&format!("the certificate it issued lacks {lacking}")));
+    }
+    let key = PrivateKeyDer::Pkcs8(key.clone_key());
+    CertifiedKey::from_der(certificates.clone(), key, &provider())
+        .map_err(|error| garbage(&format!("the certificate it issued is of no use: {error}")))?;
+    Ok(Chain { pem, certificates, held })
+}

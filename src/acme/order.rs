@@ -1,0 +1,444 @@
+//! One order, from the account to the certificate.
+
+use std::time::Duration;
+
+use instant_acme::{
+    AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
+    NewOrder, Order, OrderStatus,
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use super::account::Account;
+use super::certificate::{self, Chain};
+use super::fault::{failure, of_error, of_verdict, problem_type};
+use super::http::Http;
+use super::network::Transport;
+use super::publish::{Solver, TxtRecord};
+use super::{Ca, Failure};
+use crate::cert::Kind;
+
+/// The first wait for a verdict; each later one is half as long again ...
+const FIRST: Duration = Duration::from_secs(1);
+/// ... up to this.
+const LONGEST: Duration = Duration::from_secs(15);
+/// A CA that wants more time between two polls gets so much at most.
+const ASKED: Duration = Duration::from_secs(60);
+
+/// Makes orders.
+#[derive(Clone, Debug)]
+pub struct Issuer(Transport);
+
+/// An order to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// At which CA.
+    pub ca: &'a Ca,
+    /// By which account; `None`: one is registered.
+    pub account: Option<&'a Account>,
+    /// Whether its key has to be registered first: the CA has forgotten it.
+    pub register: bool,
+    /// For these names, wildcards as they stand.
+    pub names: &'a [String],
+    /// By this profile, if the CA offers it.
+    pub profile: Option<&'a str>,
+    /// The certificate it replaces (RFC 9773 section 5).
+    pub replaces: Option<&'a CertificateDer<'a>>,
+    /// The key, which is on disk already: what is issued for it can be got after a power cut.
+    pub key: &'a PrivatePkcs8KeyDer<'static>,
+    /// What an earlier try with this key has left behind.
+    pub pending: Option<&'a Pending>,
+    /// How the CA is shown that the names are ours.
+    pub solver: &'a Solver,
+}
+
+/// Keeps on disk, before it returns, what must survive a power cut in the middle of an order.
+pub trait Journal: Send + Sync {
+    /// An account was registered.
+    fn account(&self, account: &Account);
+
+    /// An order is under way, or none is.
+    fn pending(&self, pending: Option<&Pending>);
+}
+
+/// An order under way.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pending {
+    /// Its URL; empty if the CA has not accepted it.
+    pub url: String,
+    /// Its names.
+    pub names: Vec<String>,
+    /// What may have been published for it.
+    pub published: Vec<TxtRecord>,
+}
+
+/// How an order ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whether the CA accepted it anew, so that it counts there.
+    pub accepted: bool,
+    /// The certificate; the caller stores it before it tells [`crate::cert::Lifecycle`].
+    pub result: Result<Chain, Failure>,
+}
+
+impl Issuer {
+    /// An issuer that reaches CAs by `transport`.
+    #[must_use]
+    pub fn new(transport: Transport) -> Self {
+        Self(transport)
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.0
+    }
+
+    /// Makes the order `job`, or goes on with the one that is pending. It ends within
+    /// [`super::Deadlines::order`], or at most [`super::Deadlines::publish`] later.
+    ///
+    /// What was published is withdrawn, unless the order can be gone on with: the CA may be looking.
+    /// It then is in the [`Pending`] of the journal, as it is if this is dropped half-way.
+    pub async fn carry_out(&self, job: &Job<'_>, journal: &dyn Journal) -> Outcome {
+        let kept = job.pending.filter(|pending| pending.names == job.names);
+        let mut run = Run {
+            issuer: self,
+            job,
+            journal,
+            http: Http::new(self.0.clone(), job.ca.roots.clone()),
+            pending: Pending {
+                url: kept.map_or_else(String::new, |kept| kept.url.clone()),
+                names: job.names.to_vec(),
+                published: job.pending.map_or_else(Vec::new, |left| left.published.clone()),
+            },
+            accepted: false,
+        };
+        let limit = self.0.deadlines.order;
+        let result = timeout(limit, run.order()).await.unwrap_or_else(|_| {
+            let detail = format!("the order did not end within {} s", limit.as_secs());
+            Err(failure(Kind::Server, &detail))
+        });
+        let over = match &result {
+            Ok(_) => true,
+            Err(failure) => matches!(
+                failure.kind,
+                Kind::AccountUnknown | Kind::Garbage | Kind::Refused | Kind::Validation
+            ),
+        };
+        if over {
+            run.pending.url.clear();
+        }
+        if run.pending.url.is_empty() {
+            run.withdraw().await;
+        }
+        let left = !run.pending.url.is_empty() || !run.pending.published.is_empty();
+        journal.pending(left.then_some(&run.pending));
+        Outcome { accepted: run.accepted, result }
+    }
+}
+
+/// An order on its way.
+struct Run<'a> {
+    issuer: &'a Issuer,
+    job: &'a Job<'a>,
+    journal: &'a dyn Journal,
+    http: Http,
+    pending: Pending,
+    accepted: bool,
+}
+
+impl Run<'_> {
+    async fn order(&mut self) -> Result<Chain, Failure> {
+        let account = self.account().await?;
+        let mut order = match self.resumed(&account).await? {
+            Some(order) => order,
+            None => self.placed(&account).await?,
+        };
+        let (mut proven, mut finalized) = (false, false);
+        let mut patience = self.patience();
+        loop {
+            match order.state().status {
+                OrderStatus::Pending if !proven => {
+                    self.prove(&mut order).await?;
+                    (proven, patience) = (true, self.patience());
+                    self.poll(&mut order, &mut patience, Kind::Validation).await?;
+                }
+                OrderStatus::Pending => {
+                    self.poll(&mut order, &mut patience, Kind::Validation).await?;
+                }
+                OrderStatus::Ready if !finalized => {
+                    let request = certificate::signing_request(self.job.names, self.job.key);
+                    let request =
+                        request.map_err(|error| failure(Kind::Garbage, &error.to_string()))?;
+                    order.finalize_csr(&request).await.map_err(|error| self.fault(&error))?;
+                    (finalized, patience) = (true, self.patience());
+                }
+                OrderStatus::Ready | OrderStatus::Processing => {
+                    self.poll(&mut order, &mut patience, Kind::Server).await?;
+                }
+                OrderStatus::Valid => return self.download(&mut order).await,
+                OrderStatus::Invalid => return Err(self.verdict(&mut order).await),
+            }
+        }
+    }
+
+    async fn account(&self) -> Result<instant_acme::Account, Failure> {
+        let Job { ca, account, register, .. } = *self.job;
+        let known = account.filter(|_| !register).and_then(Account::credentials);
+        if let Some(credentials) = known {
+            let builder = instant_acme::Account::builder_with_http(Box::new(self.http.clone()));
+            let opened = builder.from_credentials(credentials).await;
+            return opened.map_err(|error| self.fault(&error));
+        }
+        let (account, opened) = self.issuer.registered(ca, account, &self.http).await?;
+        self.journal.account(&account);
+        Ok(opened)
+    }
+
+    /// The order that is pending; `None` if there is none, or nothing can come of it.
+    async fn resumed(&mut self, account: &instant_acme::Account) -> Result<Option<Order>, Failure> {
+        if self.pending.url.is_empty() {
+            return Ok(None);
+        }
+        let mut order = match account.order(self.pending.url.clone()).await {
+            Ok(order) => order,
+            Err(error) => {
+                let failure = self.fault(&error);
+                return match failure.kind {
+                    // Another order is no way out of these.
+                    Kind::AccountUnknown
+                    | Kind::BadNonce
+                    | Kind::RateLimited { .. }
+                    | Kind::Server
+                    | Kind::Unreachable => Err(failure),
+                    Kind::AlreadyReplaced
+                    | Kind::Garbage
+                    | Kind::InvalidProfile
+                    | Kind::Refused
+                    | Kind::Validation => Ok(None),
+                };
+            }
+        };
+        Ok((order.state().status != OrderStatus::Invalid).then_some(order))
+    }
+
+    async fn placed(&mut self, account: &instant_acme::Account) -> Result<Order, Failure> {
+        let Job { names, profile, replaces, .. } = *self.job;
+        let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
+        if let Some(profile) = profile
+            && !account.profiles().any(|offered| offered.name == profile)
+        {
+            // No other may be asked for (draft-ietf-acme-profiles section 4).
+            let mut offered: Vec<_> = account.profiles().map(|offered| offered.name).collect();
+            offered.sort_unstable();
+            let detail = format!("it offers no `{profile}`, but: {}", offered.join(", "));
+            return Err(failure(Kind::InvalidProfile, &detail));
+        }
+        let wanted = || {
+            let plain = NewOrder::new(&identifiers);
+            if let Some(profile) = profile { plain.profile(profile) } else { plain }
+        };
+        let replaced = replaces.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok());
+        let order = match replaced {
+            None => account.new_order(&wanted()).await,
+            Some(id) => match account.new_order(&wanted().replaces(id)).await {
+                // It has no renewal information.
+                Err(Error::Unsupported(_)) => account.new_order(&wanted()).await,
+                Err(error) if objects_to_replacing(&error) => {
+                    return Err(failure(Kind::AlreadyReplaced, &error.to_string()));
+                }
+                placed => placed,
+            },
+        };
+        let order = order.map_err(|error| self.fault(&error))?;
+        self.accepted = true;
+        order.url().clone_into(&mut self.pending.url);
+        self.journal.pending(Some(&self.pending));
+        Ok(order)
+    }
+
+    /// Shows the CA that each name is ours, and tells it to look.
+    async fn prove(&mut self, order: &mut Order) -> Result<(), Failure> {
+        let records = self.records(order).await?;
+        self.publish(&records).await?;
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(|error| self.fault(&error))?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            if let Some(mut challenge) = authorization.challenge(ChallengeType::Dns01)
+                && challenge.status == ChallengeStatus::Pending
+            {
+                challenge.set_ready().await.map_err(|error| self.objection(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the CA wants to see.
+    async fn records(&self, order: &mut Order) -> Result<Vec<TxtRecord>, Failure> {
+        let mut records = Vec::new();
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(|error| self.fault(&error))?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let Identifier::Dns(name) = authorization.identifier().identifier.clone() else {
+                return Err(failure(Kind::Garbage, "it asks for what is no name"));
+            };
+            let challenge = authorization.challenge(ChallengeType::Dns01).ok_or_else(|| {
+                failure(Kind::Refused, &format!("it takes no record in DNS as proof for {name}"))
+            })?;
+            if challenge.status == ChallengeStatus::Pending {
+                records.push(TxtRecord::new(&name, &challenge.key_authorization().dns_value()));
+            }
+        }
+        Ok(records)
+    }
+
+    /// Publishes `records`, and waits until they are seen.
+    async fn publish(&mut self, records: &[TxtRecord]) -> Result<(), Failure> {
+        let Solver::Dns01 { publisher, propagation } = self.job.solver;
+        let deadlines = &self.issuer.0.deadlines;
+        for record in records {
+            if !self.pending.published.contains(record) {
+                self.pending.published.push(record.clone());
+            }
+        }
+        self.journal.pending(Some(&self.pending));
+        for record in records {
+            let trouble = match timeout(deadlines.publish, publisher.present(record)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("not done within {} s", deadlines.publish.as_secs()),
+            };
+            let detail = format!("{} could not be published: {trouble}", record.name);
+            return Err(failure(Kind::Validation, &detail));
+        }
+        let seen = async {
+            for record in records {
+                let mut pause = FIRST;
+                while !propagation.sees(record).await {
+                    sleep(pause).await;
+                    pause = (pause * 3 / 2).min(LONGEST);
+                }
+            }
+        };
+        if timeout(deadlines.propagation, seen).await.is_err() {
+            tracing::info!("not all records are seen where the CA will look; it is told to look");
+        }
+        Ok(())
+    }
+
+    /// Waits, and asks how the order stands.
+    async fn poll(
+        &self,
+        order: &mut Order,
+        patience: &mut Patience,
+        overdue: Kind,
+    ) -> Result<(), Failure> {
+        let asked = self.http.retry_after().unwrap_or_default().min(ASKED);
+        let wait = asked.max(patience.pause);
+        patience.pause = (patience.pause * 3 / 2).min(LONGEST);
+        let Some(left) = patience.left.checked_sub(wait) else {
+            let limit = self.issuer.0.deadlines.verdict;
+            let detail = format!("it came to no end within {} s", limit.as_secs());
+            return Err(failure(overdue, &detail));
+        };
+        patience.left = left;
+        sleep(wait).await;
+        order.refresh().await.map_err(|error| self.fault(&error))?;
+        Ok(())
+    }
+
+    async fn download(&self, order: &mut Order) -> Result<Chain, Failure> {
+        let pem = order.certificate().await.map_err(|error| self.fault(&error))?;
+        let pem = pem.ok_or_else(|| failure(Kind::Garbage, "it gives no certificate out"))?;
+        let Job { ca, names, key, .. } = self.job;
+        certificate::chain(pem, names, key, &ca.name, self.issuer.0.client.clock().utc())
+    }
+
+    /// Why the order became invalid, in the CA's words.
+    async fn verdict(&self, order: &mut Order) -> Failure {
+        let mut found = order.state().error.as_ref().map(of_verdict);
+        let mut authorizations = order.authorizations();
+        while let Some(Ok(mut authorization)) = authorizations.next().await {
+            if authorization.refresh().await.is_err() {
+                break;
+            }
+            let mut of = authorization.challenges.iter().filter_map(|it| it.error.as_ref());
+            if let Some(problem) = of.next() {
+                let mut verdict = of_verdict(problem);
+                verdict.detail = format!("{}: {}", authorization.identifier(), verdict.detail);
+                found = Some(verdict);
+                break;
+            }
+        }
+        found.unwrap_or_else(|| failure(Kind::Validation, "the order became invalid"))
+    }
+
+    /// Takes back what was published. What cannot be taken back is tried again with the next order.
+    async fn withdraw(&mut self) {
+        if self.pending.published.is_empty() {
+            return;
+        }
+        let Solver::Dns01 { publisher, .. } = self.job.solver;
+        let limit = self.issuer.0.deadlines.publish;
+        let mut left = self.pending.published.clone();
+        let all = async {
+            for record in &self.pending.published {
+                match publisher.withdraw(record).await {
+                    Ok(()) => left.retain(|other| other != record),
+                    Err(error) => {
+                        tracing::debug!(name = record.name, %error, "a record for the CA is left");
+                    }
+                }
+            }
+        };
+        let ended = timeout(limit, all).await.is_ok();
+        if !ended || !left.is_empty() {
+            tracing::info!(left = left.len(), "records for the CA could not be taken back so far");
+        }
+        // So that a DNS server that never takes one back does not cost more with each order.
+        left.truncate(LEFT);
+        self.pending.published = left;
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { left: self.issuer.0.deadlines.verdict, pause: FIRST }
+    }
+
+    /// Why the CA does not look: that may be the verdict already.
+    fn objection(&self, error: &Error) -> Failure {
+        if let Error::Api(problem) = error
+            && problem_type(problem) == "unauthorized"
+        {
+            return of_verdict(problem);
+        }
+        self.fault(error)
+    }
+
+    fn fault(&self, error: &Error) -> Failure {
+        of_error(error, &self.http)
+    }
+}
+
+/// Records that are remembered for being taken back later.
+const LEFT: usize = 32;
+
+/// How long a verdict may still take.
+struct Patience {
+    left: Duration,
+    /// The next wait.
+    pause: Duration,
+}
+
+/// Whether an order is refused for what it replaces.
+fn objects_to_replacing(error: &Error) -> bool {
+    if let Error::Api(problem) = error {
+        return matches!(problem_type(problem), "alreadyReplaced" | "conflict" | "malformed");
+    }
+    // It took the order, without saying what for (RFC 9773 section 5).
+    error.to_string().starts_with("replaces field mismatch")
+}

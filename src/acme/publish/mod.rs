@@ -1,0 +1,77 @@
+//! How a CA is shown that a name is ours (RFC 8555 section 8).
+
+mod acme_dns;
+mod hook;
+mod update;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use acme_dns::{AcmeDns, AcmeDnsAccount};
+pub use hook::Hook;
+pub use update::{DnsUpdate, TsigHash};
+
+/// By which challenge names are shown to be ours.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Solver {
+    /// By TXT records (RFC 8555 section 8.4).
+    Dns01 {
+        /// Publishes them.
+        publisher: Arc<dyn Publisher>,
+        /// Tells when they are to be seen.
+        propagation: Arc<dyn Propagation>,
+    },
+}
+
+/// A record that a CA looks for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TxtRecord {
+    /// Its name, with a dot at the end.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+}
+
+impl TxtRecord {
+    /// The record that shows `domain` to be ours.
+    pub(super) fn new(domain: &str, value: &str) -> Self {
+        let domain = domain.trim_end_matches('.');
+        Self { name: format!("_acme-challenge.{domain}."), value: value.to_owned() }
+    }
+}
+
+/// Puts records into somebody's DNS.
+///
+/// There may be several at one name: a wildcard and the name above it have one each.
+pub trait Publisher: fmt::Debug + Send + Sync {
+    /// Adds `record` to those of its name.
+    fn present<'a>(&'a self, record: &'a TxtRecord) -> BoxFuture<'a, Result<(), PublishError>>;
+
+    /// Takes `record` away, if it is there, and none beside it.
+    fn withdraw<'a>(&'a self, record: &'a TxtRecord) -> BoxFuture<'a, Result<(), PublishError>>;
+}
+
+/// Looks for published records where a CA will.
+pub trait Propagation: fmt::Debug + Send + Sync {
+    /// Whether all servers that a CA may ask have `record`. It has an end of its own.
+    fn sees<'a>(&'a self, record: &'a TxtRecord) -> BoxFuture<'a, bool>;
+}
+
+/// Why a record is not published, or not taken away.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// It is configured in a way that cannot work.
+    #[error("{0}")]
+    Configured(String),
+    /// Nobody answers.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Somebody says no.
+    #[error("{0}")]
+    Refused(String),
+}
