@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use firstlight::admin::Request;
 use firstlight::admin::report::{Certs, Condition, Status};
+use firstlight::admin::{Health, Request};
 use firstlight::clock::magnitude;
 use lab::clients::ask_tls;
 use lab::{DAY, Daemon, LOCAL, Lab, eventually, now, truth};
@@ -199,6 +199,8 @@ fn one_that_nobody_renews_is_told_once_the_time_is_verified_and_not_before() {
         serde_json::from_value::<Certs>(answer).unwrap()
     };
     assert_eq!((certs().source.as_str(), certs().survives), ("files", None));
+    let health = daemon.call(&Request::Health { kind: Health::Cert }).unwrap();
+    assert_eq!(health["healthy"], true, "{health}");
     wan.up();
     let status = daemon
         .wait_for("it is judged", 30, |status| holds(status, "certificate-expiring").is_some());

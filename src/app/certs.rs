@@ -11,7 +11,7 @@ use crate::clock::Now;
 use crate::config::{Config, Tls};
 use crate::health::Severity;
 use crate::node::Input;
-use crate::tls::{held, issuer};
+use crate::tls::{PairError, held, issuer};
 
 /// The condition of files that cannot be served.
 const UNFIT: &str = "certificate-files";
@@ -61,9 +61,11 @@ impl Steward {
         let mut alarms = self.certs.lifecycle.alarms(now);
         if let (Some(error), Some(files)) = (store.trouble(), &self.config.tls.files) {
             let named = store.served().is_some_and(|served| served.carries(&self.config.tls.name));
-            let (severity, served) = match (&self.certs.seen, named) {
-                (Some(_), true) => (Severity::Warning, "the pair read before is served on"),
-                (Some(_), false) => (Severity::Warning, "it is served for want of a better one"),
+            let (severity, served) = match (&self.certs.seen, &*error) {
+                (Some(_), PairError::Name { .. }) if !named => {
+                    (Severity::Warning, "it is served for want of a better one")
+                }
+                (Some(_), _) => (Severity::Warning, "the pair read before is served on"),
                 (None, _) => (
                     Severity::Error,
                     "one of the local authority is served, which clients refuse that check names",

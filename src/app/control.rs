@@ -338,12 +338,12 @@ impl Steward {
     }
 
     fn health(&self, kind: Health) -> report::HealthReport {
-        let level = self.node.trust().trust(self.boot.clock.mono()).level;
+        let trust = self.node.trust().trust(self.boot.clock.mono());
         let (healthy, reason) = match kind {
             Health::Live => (true, "the daemon answers".to_owned()),
             Health::Clock => {
                 let ntp = self.node.trust().ntp_status(self.boot.now());
-                (ntp.synchronized, format!("the clock is {}", word(&level)))
+                (ntp.synchronized, format!("the clock is {}", word(&trust.level)))
             }
             Health::Dns => {
                 let open = self.services.listeners.places();
@@ -361,13 +361,20 @@ impl Steward {
             }
             Health::Cert => match self.certificate() {
                 None => (false, "there is no certificate".to_owned()),
-                Some(cert) => (
-                    cert.valid && (cert.source == "files" || self.config.tls.files.is_none()),
-                    format!(
-                        "from {}, valid {} to {}",
-                        cert.source, cert.not_before, cert.not_after
-                    ),
-                ),
+                Some(cert) => {
+                    // By a clock that is not verified no date is judged.
+                    let (dates, unjudged) = if trust.verified {
+                        (cert.valid, "")
+                    } else {
+                        (true, ", which is not judged: the clock is not verified")
+                    };
+                    let from = &cert.source;
+                    let (begin, end) = (&cert.not_before, &cert.not_after);
+                    (
+                        dates && (from == "files" || self.config.tls.files.is_none()),
+                        format!("from {from}, valid {begin} to {end}{unjudged}"),
+                    )
+                }
             },
         };
         report::HealthReport { healthy, reason }

@@ -63,7 +63,7 @@ mod tests {
              Issuer       C=US, O=Let's Encrypt, CN=E8\n\
              Serial       04c7\n\
              Valid        2026-03-01T00:00:00Z to 2026-05-30T00:00:00Z\n\
-             Survives     12 d 0 h without a renewal, from now\n\
+             Survives     12 d without a renewal, from now\n\
              Renewal      about 2026-04-30T00:00:00Z, by custom; whoever brings the files renews it\n\
              \n\
              warning: it has not been replaced (certificate-overdue)\n"

@@ -62,10 +62,13 @@ impl Machine {
         let tls = &self.parsed.config.tls;
         let Some(files) = &tls.files else { return };
         // Its dates do not count: this machine's clock may be the wrong one.
+        let mut remedy = "until it is mended, a fallback certificate serves";
         let (path, message) = match CertStore::of(tls).poll() {
             Some(StoreEvent::Loaded(served)) if !served.carries(&tls.name) => {
                 let certificate = files.certificate.display();
                 let name = &tls.name;
+                remedy =
+                    "it is served for want of a better one; clients that check the name refuse it";
                 ("tls.certificate", format!("{certificate} does not carry the name `{name}`"))
             }
             Some(StoreEvent::Unfit(error)) => {
@@ -78,7 +81,7 @@ impl Machine {
             }
             Some(StoreEvent::Loaded(_)) | None => return,
         };
-        self.warn(path, message, "until it is mended, a fallback certificate serves");
+        self.warn(path, message, remedy);
     }
 
     fn roots(&mut self) {

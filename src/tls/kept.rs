@@ -100,8 +100,10 @@ pub struct Kept {
 enum Trouble {
     /// It could not be read, and was set aside if it is damaged.
     Unread(String),
-    /// It could not be read, and its copy took its place.
+    /// It could not be read, and was written again from its copy.
     Mended(String),
+    /// It could not be read, nor could its copy, and another took its place.
+    Replaced(String),
     /// It is in memory alone.
     Unwritten(String),
 }
@@ -126,16 +128,12 @@ impl Kept {
     pub fn account(&self, ca: &str) -> Option<Account> {
         let mut desk = self.desk();
         let (name, copy) = account_names(ca);
-        if let Some(account) = desk.read(&name) {
-            return Some(account);
+        let (first, second) = (desk.read::<Account>(&name), desk.read::<Account>(&copy));
+        let mended = if first.is_some() { &copy } else { &name };
+        let account = first.clone().or_else(|| second.clone())?;
+        if first != second {
+            desk.mend(mended, &account);
         }
-        let account: Account = desk.read(&copy)?;
-        // Of one that was never written nothing has to be told.
-        if let Some(Trouble::Unread(why)) = desk.troubles.remove(&name) {
-            desk.troubles.insert(name.clone(), Trouble::Mended(why));
-        }
-        // If that fails the copy is still there.
-        let _ = desk.shelf.write(&name, &json(&account));
         Some(account)
     }
 
@@ -143,7 +141,7 @@ impl Kept {
     ///
     /// # Errors
     ///
-    /// If neither is on disk; then do not register it.
+    /// If it is not on disk twice; then do not register it.
     pub fn keep_account(&self, account: &Account) -> io::Result<()> {
         let mut desk = self.desk();
         let (name, copy) = account_names(&account.ca);
@@ -195,10 +193,8 @@ impl Kept {
         let place =
             places.clone().find(same).or_else(|| places.min_by_key(age)).unwrap_or_default();
         if desk.write(CERTIFICATES[place], issued).is_ok() {
-            // Damaged ones have been replaced by something better.
-            for name in CERTIFICATES {
-                desk.forgive(name);
-            }
+            // What was damaged has been made up for.
+            desk.troubles.retain(|_, trouble| matches!(trouble, Trouble::Unwritten(_)));
             let _ = desk.write(ORDER, &None::<Pending>);
         }
         Ok(certificate)
@@ -260,14 +256,15 @@ impl Kept {
     pub fn alarm(&self) -> Option<Alarm> {
         let troubles = &self.desk().troubles;
         let lost = |(name, trouble): (&String, &Trouble)| {
-            name.starts_with(ACCOUNT) && matches!(trouble, Trouble::Unread(_))
+            name.starts_with(ACCOUNT)
+                && matches!(trouble, Trouble::Unread(_) | Trouble::Replaced(_))
         };
         let severity = if troubles.iter().any(lost) { Severity::Error } else { Severity::Warning };
         let words = troubles.iter().map(|(name, trouble)| match trouble {
-            Trouble::Mended(why) => format!("{name}: {why}; its copy is in use"),
-            Trouble::Unread(why) if name.starts_with(ACCOUNT) => {
-                format!("{name}: {why}; another account is made, which old records may not allow")
-            }
+            Trouble::Mended(why) => format!("{name}: {why}; it is written again from its copy"),
+            Trouble::Replaced(why) => format!(
+                "{name}: {why}; another is in its place: change the records in DNS that name the old one"
+            ),
             Trouble::Unread(why) => format!("{name}: {why}"),
             Trouble::Unwritten(why) => {
                 format!("{name}: {why}; it is in memory alone, and tried again; make space")
@@ -278,7 +275,7 @@ impl Kept {
             name: CONDITION,
             severity,
             text: format!(
-                "of what is kept for certificates not all is well, what was served still is: {}",
+                "what is kept of certificate authorities is not as it should be: {}",
                 words.join("; ")
             ),
         })
@@ -327,12 +324,18 @@ impl Desk<'_> {
     }
 
     fn wrote(&mut self, name: &str, written: &io::Result<()>) {
-        match written {
-            Ok(()) => self.troubles.remove(name),
-            Err(error) => {
-                self.troubles.insert(name.to_owned(), Trouble::Unwritten(error.to_string()))
+        let before = self.troubles.remove(name);
+        let trouble = match (written, before) {
+            (Err(error), _) => Some(Trouble::Unwritten(error.to_string())),
+            (Ok(()), Some(Trouble::Unread(why))) if name.starts_with(ACCOUNT) => {
+                Some(Trouble::Replaced(why))
             }
+            (Ok(()), Some(told @ (Trouble::Mended(_) | Trouble::Replaced(_)))) => Some(told),
+            (Ok(()), Some(Trouble::Unread(_) | Trouble::Unwritten(_)) | None) => None,
         };
+        if let Some(trouble) = trouble {
+            self.troubles.insert(name.to_owned(), trouble);
+        }
     }
 
     fn unfit<T>(&mut self, name: &str, why: &str) -> Option<T> {
@@ -345,10 +348,13 @@ impl Desk<'_> {
         None
     }
 
-    /// What could not be read is no more worth telling.
-    fn forgive(&mut self, name: &str) {
-        if matches!(self.troubles.get(name), Some(Trouble::Unread(_))) {
-            self.troubles.remove(name);
+    /// Writes a value that could not be read from its copy.
+    fn mend<T: Serialize>(&mut self, name: &str, value: &T) {
+        let trouble = self.troubles.remove(name);
+        if self.write(name, value).is_ok()
+            && let Some(Trouble::Unread(why)) = trouble
+        {
+            self.troubles.insert(name.to_owned(), Trouble::Mended(why));
         }
     }
 
@@ -494,8 +500,13 @@ mod tests {
 
             let alarm = kept.alarm().unwrap();
             assert_eq!(alarm.severity, Severity::Warning);
-            let told = ["account-ca", "its copy is in use", "certificate-2", "set aside"];
+            let told = ["account-ca", "from its copy", "certificate-2", "set aside"];
             assert!(told.iter().all(|word| alarm.text.contains(word)), "{alarm:?}");
+            // So with the copy.
+            disk.put("copy-of-account-ca", damage);
+            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
+            disk.put("account-ca", damage);
+            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
             // The next process finds it mended, and the next certificate mends the rest.
             assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
             assert!(Kept::new(disk).alarm().is_none());
@@ -508,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_lost_with_its_copy_is_an_error_until_there_is_another() {
+    fn an_account_lost_with_its_copy_is_an_error_until_another_has_brought_a_certificate() {
         let disk = Disk::with([]);
         disk.put("account-ca", "rubbish");
         disk.put("copy-of-account-ca", "");
@@ -518,9 +529,15 @@ mod tests {
         assert_eq!(kept.alarm().unwrap().severity, Severity::Error);
         assert_eq!(kept.account("ca"), None);
 
-        kept.keep_account(&account()).unwrap();
-        assert_eq!((kept.alarm(), kept.account("ca")), (None, Some(account())));
-        assert_eq!(kept.account("CA"), None);
+        for url in [None, account().url] {
+            kept.keep_account(&Account { url, ..account() }).unwrap();
+            let alarm = kept.alarm().unwrap();
+            assert_eq!(alarm.severity, Severity::Error);
+            assert!(alarm.text.contains("change the records in DNS"), "{alarm:?}");
+        }
+        assert_eq!((kept.account("ca"), kept.account("CA")), (Some(account()), None));
+        kept.keep_certificate(&issued(&Pki::new(), TODAY)).unwrap();
+        assert_eq!(kept.alarm(), None);
     }
 
     #[test]
