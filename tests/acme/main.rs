@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caps::{CapSet, Capability};
 use firstlight::acme::{
     AcmeDns, AcmeDnsAccount, Binding, DnsUpdate, Hook, Issuer, Job, Pending, PublishError,
     Publisher, TsigHash, TxtRecord, new_key,
@@ -19,9 +20,11 @@ use firstlight::cert::{Failure, Kind};
 use firstlight::metered::Purpose;
 use lab::{Lab, find, needing};
 use libtest_mimic::{Arguments, Trial};
+use nix::unistd::geteuid;
 use world::{AcmeDnsServer, Challtestsrv, Diary, Knot, Machine, Pebble, dns01, names, run};
 
 fn main() {
+    let root = geteuid().is_root();
     let trials: Vec<Trial> = vec![
         needing(
             if find("pebble").is_some() { "knotd" } else { "pebble" },
@@ -40,6 +43,12 @@ fn main() {
             fenced();
             Ok(())
         }),
+        Trial::test("a_hook_inherits_no_capability", || {
+            uninherited();
+            Ok(())
+        })
+        .with_kind(if root { "" } else { "not root" })
+        .with_ignored_flag(!root),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -229,6 +238,25 @@ fn fenced() {
     assert!(present().unwrap_err().to_string().contains("not a file that can be run"));
     let relative = Hook::new("hook".into(), Duration::from_secs(2));
     assert!(relative.check().unwrap_err().to_string().contains("not an absolute path"));
+}
+
+/// The service may have capabilities to hand on; the hook does not get them.
+fn uninherited() {
+    let lab = Lab::new();
+    let file = lab.path("hook");
+    let (said, script) = (lab.path("said"), "grep -E '^Cap(Inh|Amb)' /proc/self/status");
+    fs::write(&file, format!("#!/bin/sh\n{script} >{}\n", said.display())).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+    for set in [CapSet::Inheritable, CapSet::Ambient] {
+        caps::raise(None, set, Capability::CAP_NET_BIND_SERVICE).unwrap();
+    }
+    let record = TxtRecord { name: "_acme-challenge.home.test.".into(), value: "x".into() };
+
+    run(Hook::new(file, Duration::from_secs(5)).present(&record)).unwrap();
+
+    let none = "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n";
+    assert_eq!(fs::read_to_string(said).unwrap(), none);
+    assert!(caps::has_cap(None, CapSet::Ambient, Capability::CAP_NET_BIND_SERVICE).unwrap());
 }
 
 fn acme_dns() {

@@ -5,13 +5,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
+use caps::CapSet;
 use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::{PublishError, Publisher, TxtRecord};
@@ -25,7 +28,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const LINGER: Duration = Duration::from_millis(200);
 
 /// Runs a program of the administrator's: without a shell, with an empty environment but for `PATH`,
-/// and in a process group of its own, which is killed when its time is up.
+/// without capabilities to hand on, and in a process group of its own, which is killed when its time is up.
 #[derive(Clone, Debug)]
 pub struct Hook {
     program: PathBuf,
@@ -135,7 +138,8 @@ impl Drop for Group {
 fn start(file: &Path, what: &str, record: &TxtRecord) -> io::Result<Child> {
     // Ours close by themselves; whoever started us may have left others open.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
-    Command::new(file)
+    let mut command = Command::new(file);
+    command
         .args([what, &record.name, &record.value])
         .env_clear()
         .env("PATH", PATH)
@@ -143,8 +147,17 @@ fn start(file: &Path, what: &str, record: &TxtRecord) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    // Capabilities are a thread's, and the program gets those of the thread that starts it.
+    let runtime = Handle::current();
+    let thread = thread::Builder::new().name("hook".to_owned()).spawn(move || {
+        let _guard = runtime.enter();
+        for set in [CapSet::Ambient, CapSet::Inheritable] {
+            caps::clear(None, set).map_err(io::Error::other)?;
+        }
+        command.spawn()
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it failed")))
 }
 
 /// Reads all of `from`, so that whoever writes does not stand still, and keeps the beginning.
