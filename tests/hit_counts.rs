@@ -67,10 +67,16 @@ fn allocations() -> u64 {
     allocation_counter::measure(|| answering.hit(hits as usize)).count_total.div_ceil(hits)
 }
 
-/// Instructions that a hit takes.
+/// Instructions that a hit takes. Hash tables begin with a random seed each, which has made one run in
+/// many 7 % longer; so it is the middle one of three.
 fn instructions() -> Result<u64, Failed> {
-    let [few, many] = RUNS.map(instructions_of);
-    Ok((many? - few?) / (RUNS[1] - RUNS[0]))
+    let mut counted = [0; 3];
+    for count in &mut counted {
+        let [few, many] = RUNS.map(instructions_of);
+        *count = (many? - few?) / (RUNS[1] - RUNS[0]);
+    }
+    counted.sort_unstable();
+    Ok(counted[1])
 }
 
 /// Instructions of a whole run with so many hits.
