@@ -23,10 +23,11 @@ pub(super) struct Filter {
     next: Option<Instant>,
 }
 
-/// How often the frequency is remembered, how often at most, and of how many it is a word.
+/// How often the frequency is remembered, and how many times at most.
 const REMEMBER_EACH: Duration = Duration::from_secs(3600);
 const REMEMBERED: usize = 24;
-const ENOUGH: usize = 3;
+/// Fewer may have been dragged, most of them: at its limit a drag takes less than two hours until it is seen.
+const ENOUGH: usize = 5;
 /// A crystal's frequency changes by less in a day.
 const CHANGES: f64 = 5.0;
 

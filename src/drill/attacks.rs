@@ -176,10 +176,11 @@ pub(super) fn everything_forged_back_later(seed: u64, start: Instant) -> World {
     world
 }
 
-/// An hour of honest sources and witnesses; the clock follows at once what steers it.
+/// Four hours of honest sources and witnesses, so that the daemon knows the clock's frequency; the clock
+/// follows at once what steers it.
 fn disciplined(seed: u64, start: Instant) -> World {
     let mut world = World::new(&Setup::power_cut(), seed, start);
-    world.run(HOUR);
+    world.run(4 * HOUR);
     world.steer_at_once();
     world.expect_wrong_time();
     world

@@ -127,12 +127,12 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "every-source-denies",
-        story: "After an hour of discipline every time source answers DENY.",
+        story: "After hours of discipline every time source answers DENY.",
         play: attacks::every_source_denies,
     },
     Scenario {
         name: "ntp-forged-back",
-        story: "After an hour of discipline every NTP answer is forged five years back.",
+        story: "After hours of discipline every NTP answer is forged five years back.",
         play: attacks::everything_forged_back_later,
     },
     Scenario {
