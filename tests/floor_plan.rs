@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &["wire"]),
     ("filter", &["wire"]),
     ("names", &["wire"]),
-    ("config", &["clock", "names", "upstream", "wire"]),
+    ("config", &["cert", "clock", "names", "upstream", "wire"]),
     ("node", &["cache", "cert", "clock", "filter", "health", "names", "upstream", "wire"]),
     ("drill", &["clock", "health", "node", "upstream"]),
     // Edges. `net` holds the sockets that dns and ntp both serve on.

@@ -1,5 +1,6 @@
 //! The configuration: TOML text in, a [`Config`] or a report of every mistake out (pure).
 
+mod acme;
 mod parse;
 mod report;
 mod rules;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+pub use acme::{Acme, AcmeBinding, AcmeCa, AcmeChallenge, AcmeHash};
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub doq: Doq,
     /// `[tls]`
     pub tls: Tls,
+    /// `[acme]`; certificates come from elsewhere without it.
+    pub acme: Option<Acme>,
     /// `[[upstream]]`, in order of the file.
     pub upstreams: Vec<Upstream>,
     /// `[ntp]`

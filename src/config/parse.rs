@@ -105,6 +105,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
         }),
         doq: root.table("doq", |table| Doq { listen: listen(table, 853) }),
         tls: root.table("tls", |table| read_tls(table, file)),
+        acme: None,
         upstreams: root.tables("upstream", |table| read_upstream(table, file)),
         ntp: root.table("ntp", |table| Ntp {
             listen: listen(table, 123),
