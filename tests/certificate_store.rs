@@ -10,8 +10,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
+use firstlight::acme::kept::{Issued, Kept};
+use firstlight::acme::{Account, KeyPem, Pending};
 use firstlight::host::state::StateDir;
-use firstlight::tls::kept::{Account, Issued, Kept, KeyPem, Pending};
 use lab::{DAY, Lab};
 use nix::sched::{CloneFlags, unshare};
 
@@ -25,7 +26,7 @@ fn keys_are_for_nobody_else_to_read() {
     kept.keep_certificate(&issued(&lab, 0)).unwrap();
 
     let names = lab.names_in("state/acme");
-    assert_eq!(names, ["account-ca", "certificate-1", "copy-of-account-ca", "order"]);
+    assert_eq!(names, ["account-ca", "certificate-1", "copy-of-account-ca", "order-ca"]);
     let mode = |name: &str| fs::metadata(lab.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("state/acme"), 0o700);
     for name in names {
@@ -51,7 +52,7 @@ fn a_file_cut_short_anywhere_costs_that_file_alone() {
 
         let kept = open(&folder);
         assert_eq!(kept.certificates().len(), 1);
-        assert_eq!(kept.account("ca"), Some(account()));
+        assert_eq!(kept.account_at("ca"), Some(account()));
 
         let text = kept.alarm().unwrap().text;
         for file in &files {
@@ -100,14 +101,14 @@ fn fills_up(lab: &Lab, folder: &Path) {
     assert_eq!(kept.alarm().unwrap().text, text);
     let other = open(&folder.join("acme"));
     assert_eq!(other.certificates().len(), 1);
-    assert_eq!(other.order(), Some(pending(&fresh)));
+    assert_eq!(other.order_at("ca"), Some(pending(&fresh)));
 
     fs::remove_file(ballast).unwrap();
     kept.retry();
 
     assert_eq!(kept.alarm(), None);
     let other = open(&folder.join("acme"));
-    assert_eq!((other.certificates().len(), other.order(), other.alarm()), (2, None, None));
+    assert_eq!((other.certificates().len(), other.order_at("ca"), other.alarm()), (2, None, None));
 }
 
 fn open(folder: &Path) -> Kept {
@@ -126,6 +127,7 @@ fn pending(issued: &Issued) -> Pending {
         names: vec!["dns.home.lan".to_owned()],
         key: issued.key.clone(),
         url: Some("https://ca.test/order/1".to_owned()),
+        published: Vec::new(),
     }
 }
 

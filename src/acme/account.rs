@@ -1,102 +1,100 @@
 //! Accounts (RFC 8555 section 7.1.2).
 
-use std::fmt;
+use instant_acme::{ExternalAccountKey, Key, NewAccount};
+use rustls::pki_types::PrivateKeyDer;
+use serde::{Deserialize, Serialize};
 
-use instant_acme::{AccountCredentials, ExternalAccountKey, Key, NewAccount};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde::Deserialize;
-
+use super::certificate::KeyPem;
 use super::fault::{failure, of_error};
 use super::http::Http;
 use super::order::Issuer;
-use super::{Ca, Failure};
+use super::{Binding, Ca, Failure};
 use crate::cert::Kind;
 
-/// An account at a CA with its key, as it is kept: JSON. It is secret.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Account(String);
-
-impl Account {
-    /// What was kept, if it is an account at `directory`.
-    #[must_use]
-    pub fn read(text: &str, directory: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Of {
-            directory: Option<String>,
-        }
-        let of: Of = serde_json::from_str(text).ok()?;
-        let account = Self(text.to_owned());
-        // Parsed to see that it can be, with a key that is one.
-        Key::from_pkcs8_der(account.key()?).ok()?;
-        (of.directory.as_deref() == Some(directory)).then_some(account)
-    }
-
-    /// What is to be kept.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.0
-    }
-
-    pub(super) fn credentials(&self) -> Option<AccountCredentials> {
-        serde_json::from_str(&self.0).ok()
-    }
-
-    fn key(&self) -> Option<PrivatePkcs8KeyDer<'static>> {
-        Some(self.credentials()?.private_key().clone_key())
-    }
+/// An account at a CA, as it is kept.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Account {
+    /// The CA's name in the configuration.
+    pub ca: String,
+    /// Its directory (RFC 8555 section 7.1.1).
+    pub directory: String,
+    /// The account's URL; `None` until the CA has given one.
+    pub url: Option<String>,
+    /// Its key.
+    pub key: KeyPem,
 }
 
-impl fmt::Debug for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account").finish_non_exhaustive()
+impl Account {
+    /// One with a key of its own, of which `ca` has not heard yet.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn fresh(ca: &Ca) -> Result<Self, rcgen::Error> {
+        let (ca, directory) = (ca.name.clone(), ca.directory.clone());
+        Ok(Self { ca, directory, url: None, key: KeyPem::generate()? })
     }
 }
 
 impl Issuer {
-    /// Registers an account at `ca`, agreeing to its terms of service. With the key of `known` if
-    /// there is one: a CA that still knows it gives the same account back.
+    /// Registers `account` at `ca`, agreeing to its terms of service. A CA that knows its key already
+    /// gives the same account back.
     ///
-    /// A CA that asks for a binding gets a fresh key instead, as instant-acme binds no other.
+    /// A CA that asks for a binding gets another key, as instant-acme binds none that it has not made.
     ///
     /// # Errors
     ///
     /// There is no answer, it makes no sense, or the CA refuses.
-    pub async fn register(&self, ca: &Ca, known: Option<&Account>) -> Result<Account, Failure> {
+    pub async fn register(&self, ca: &Ca, account: &Account) -> Result<Account, Failure> {
         let http = Http::new(self.transport().clone(), ca.roots.clone());
-        self.registered(ca, known, &http).await.map(|(account, _)| account)
+        self.registered(ca, account, &http).await.map(|(account, _)| account)
     }
 
     pub(super) async fn registered(
         &self,
         ca: &Ca,
-        known: Option<&Account>,
+        account: &Account,
         http: &Http,
     ) -> Result<(Account, instant_acme::Account), Failure> {
         let builder = instant_acme::Account::builder_with_http(Box::new(http.clone()));
-        let known = known.and_then(Account::key);
         let directory = ca.directory.clone();
-        let made = match (&ca.binding, known) {
-            (None, Some(pkcs8)) => match Key::from_pkcs8_der(pkcs8.clone_key()) {
+        let made = if let Some(Binding { kid, key }) = &ca.binding {
+            let wanted = NewAccount {
+                contact: &[],
+                terms_of_service_agreed: true,
+                only_return_existing: false,
+            };
+            let binding = ExternalAccountKey::new(kid.clone(), key);
+            builder.create(&wanted, directory, Some(&binding)).await
+        } else {
+            let pkcs8 = account.key.pkcs8().map_err(|error| failure(Kind::Garbage, &error))?;
+            match Key::from_pkcs8_der(pkcs8.clone_key()) {
                 Ok(key) => {
                     builder.create_from_key((key, PrivateKeyDer::Pkcs8(pkcs8)), directory).await
                 }
                 Err(error) => Err(error),
-            },
-            (binding, _) => {
-                let account = NewAccount {
-                    contact: &[],
-                    terms_of_service_agreed: true,
-                    only_return_existing: false,
-                };
-                let binding = binding
-                    .as_ref()
-                    .map(|binding| ExternalAccountKey::new(binding.kid.clone(), &binding.key));
-                builder.create(&account, directory, binding.as_ref()).await
             }
         };
-        let (account, credentials) = made.map_err(|error| of_error(&error, http))?;
-        let text = serde_json::to_string(&credentials)
-            .map_err(|error| failure(Kind::Garbage, &error.to_string()))?;
-        Ok((Account(text), account))
+        let (opened, credentials) = made.map_err(|error| of_error(&error, http))?;
+        let account = Account {
+            url: Some(opened.id().to_owned()),
+            key: KeyPem::of(credentials.private_key()),
+            ..account.clone()
+        };
+        Ok((account, opened))
+    }
+
+    /// Speaks to `ca` by an `account` that has been registered.
+    pub(super) async fn opened(
+        &self,
+        ca: &Ca,
+        account: &Account,
+        url: String,
+        http: &Http,
+    ) -> Result<instant_acme::Account, Failure> {
+        let builder = instant_acme::Account::builder_with_http(Box::new(http.clone()));
+        let key = account.key.pkcs8().map_err(|error| failure(Kind::Garbage, &error))?;
+        let opened = builder.from_parts(url, key, ca.directory.clone()).await;
+        opened.map_err(|error| of_error(&error, http))
     }
 }

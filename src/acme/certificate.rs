@@ -1,10 +1,13 @@
 //! What a CA issued, held against what was ordered.
 
-use data_encoding::HEXLOWER;
+use std::fmt;
+
+use data_encoding::{BASE64, HEXLOWER};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 
 use super::fault::failure;
@@ -24,13 +27,41 @@ pub struct Chain {
     pub held: Held,
 }
 
-/// A key for a certificate: ECDSA on P-256.
-///
-/// # Errors
-///
-/// There is no randomness.
-pub fn new_key() -> Result<PrivatePkcs8KeyDer<'static>, rcgen::Error> {
-    Ok(PrivatePkcs8KeyDer::from(KeyPair::generate()?.serialize_der()))
+/// A private key as PEM (PKCS#8). It is not shown in logs.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct KeyPem(pub String);
+
+impl KeyPem {
+    /// Another one: ECDSA on P-256.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn generate() -> Result<Self, rcgen::Error> {
+        Ok(Self(KeyPair::generate()?.serialize_pem()))
+    }
+
+    pub(super) fn of(key: &PrivatePkcs8KeyDer<'_>) -> Self {
+        let base64 = BASE64.encode(key.secret_pkcs8_der());
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        Self(format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            lines.join("\n")
+        ))
+    }
+
+    /// The key itself, or what is wrong with it.
+    pub(super) fn pkcs8(&self) -> Result<PrivatePkcs8KeyDer<'static>, String> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(self.0.as_bytes());
+        key.map_err(|error| format!("a key that was kept is none: {error}"))
+    }
+}
+
+impl fmt::Debug for KeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyPem(..)")
+    }
 }
 
 /// Asks for a certificate for `names` with `key` (RFC 2986), in DER.

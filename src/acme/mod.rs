@@ -8,6 +8,7 @@ mod account;
 mod certificate;
 mod fault;
 mod http;
+pub mod kept;
 mod network;
 mod order;
 mod publish;
@@ -22,7 +23,7 @@ use crate::cert::{Failure, Held};
 use crate::tls::Roots;
 
 pub use account::Account;
-pub use certificate::{Chain, new_key};
+pub use certificate::{Chain, KeyPem};
 pub use network::{Network, Stream, Transport};
 pub use order::{Issuer, Job, Journal, Outcome, Pending};
 pub use publish::{

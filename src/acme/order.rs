@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
 use super::account::Account;
-use super::certificate::{self, Chain};
+use super::certificate::{self, Chain, KeyPem};
 use super::fault::{failure, of_error, of_verdict, problem_type};
 use super::http::Http;
 use super::network::Transport;
@@ -35,20 +35,17 @@ pub struct Issuer(Transport);
 pub struct Job<'a> {
     /// At which CA.
     pub ca: &'a Ca,
-    /// By which account; `None`: one is registered.
-    pub account: Option<&'a Account>,
+    /// By which account; one without a URL is registered first.
+    pub account: &'a Account,
     /// Whether its key has to be registered first: the CA has forgotten it.
     pub register: bool,
-    /// For these names, wildcards as they stand.
-    pub names: &'a [String],
     /// By this profile, if the CA offers it.
     pub profile: Option<&'a str>,
     /// The certificate it replaces (RFC 9773 section 5).
     pub replaces: Option<&'a CertificateDer<'a>>,
-    /// The key, which is on disk already: what is issued for it can be got after a power cut.
-    pub key: &'a PrivatePkcs8KeyDer<'static>,
-    /// What an earlier try with this key has left behind.
-    pub pending: Option<&'a Pending>,
+    /// For which names, with which key, and what an earlier try has left behind. It is on disk
+    /// already: what is issued for the key can be got after a power cut.
+    pub pending: &'a Pending,
     /// How the CA is shown that the names are ours.
     pub solver: &'a Solver,
 }
@@ -58,19 +55,35 @@ pub trait Journal: Send + Sync {
     /// An account was registered.
     fn account(&self, account: &Account);
 
-    /// An order is under way, or none is.
-    fn pending(&self, pending: Option<&Pending>);
+    /// How far an order has come. With its certificate at hand it is over once that is kept.
+    fn pending(&self, pending: &Pending);
 }
 
-/// An order under way.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+/// An order that has not ended (RFC 8555 section 7.4).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Pending {
-    /// Its URL; empty if the CA has not accepted it.
-    pub url: String,
-    /// Its names.
+    /// The CA's name in the configuration.
+    pub ca: String,
+    /// For which names, wildcards as they stand.
     pub names: Vec<String>,
+    /// The key the certificate will have.
+    pub key: KeyPem,
+    /// Its URL; `None` if the CA has not accepted it, or nothing can come of it.
+    pub url: Option<String>,
     /// What may have been published for it.
     pub published: Vec<TxtRecord>,
+}
+
+impl Pending {
+    /// One that has not been placed.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn fresh(ca: &str, names: &[String]) -> Result<Self, rcgen::Error> {
+        let (ca, key) = (ca.to_owned(), KeyPem::generate()?);
+        Ok(Self { ca, names: names.to_vec(), key, url: None, published: Vec::new() })
+    }
 }
 
 /// How an order ended.
@@ -99,17 +112,12 @@ impl Issuer {
     /// What was published is withdrawn, unless the order can be gone on with: the CA may be looking.
     /// It then is in the [`Pending`] of the journal, as it is if this is dropped half-way.
     pub async fn carry_out(&self, job: &Job<'_>, journal: &dyn Journal) -> Outcome {
-        let kept = job.pending.filter(|pending| pending.names == job.names);
         let mut run = Run {
             issuer: self,
             job,
             journal,
             http: Http::new(self.0.clone(), job.ca.roots.clone()),
-            pending: Pending {
-                url: kept.map_or_else(String::new, |kept| kept.url.clone()),
-                names: job.names.to_vec(),
-                published: job.pending.map_or_else(Vec::new, |left| left.published.clone()),
-            },
+            pending: job.pending.clone(),
             accepted: false,
         };
         let limit = self.0.deadlines.order;
@@ -124,14 +132,13 @@ impl Issuer {
                 Kind::AccountUnknown | Kind::Garbage | Kind::Refused | Kind::Validation
             ),
         };
-        if over {
-            run.pending.url.clear();
+        if over && result.is_err() {
+            run.pending.url = None;
         }
-        if run.pending.url.is_empty() {
+        if over || run.pending.url.is_none() {
             run.withdraw().await;
         }
-        let left = !run.pending.url.is_empty() || !run.pending.published.is_empty();
-        journal.pending(left.then_some(&run.pending));
+        journal.pending(&run.pending);
         Outcome { accepted: run.accepted, result }
     }
 }
@@ -166,9 +173,7 @@ impl Run<'_> {
                     self.poll(&mut order, &mut patience, Kind::Validation).await?;
                 }
                 OrderStatus::Ready if !finalized => {
-                    let request = certificate::signing_request(self.job.names, self.job.key);
-                    let request =
-                        request.map_err(|error| failure(Kind::Garbage, &error.to_string()))?;
+                    let request = self.signing_request()?;
                     order.finalize_csr(&request).await.map_err(|error| self.fault(&error))?;
                     (finalized, patience) = (true, self.patience());
                 }
@@ -183,11 +188,8 @@ impl Run<'_> {
 
     async fn account(&self) -> Result<instant_acme::Account, Failure> {
         let Job { ca, account, register, .. } = *self.job;
-        let known = account.filter(|_| !register).and_then(Account::credentials);
-        if let Some(credentials) = known {
-            let builder = instant_acme::Account::builder_with_http(Box::new(self.http.clone()));
-            let opened = builder.from_credentials(credentials).await;
-            return opened.map_err(|error| self.fault(&error));
+        if let Some(url) = account.url.clone().filter(|_| !register) {
+            return self.issuer.opened(ca, account, url, &self.http).await;
         }
         let (account, opened) = self.issuer.registered(ca, account, &self.http).await?;
         self.journal.account(&account);
@@ -196,10 +198,8 @@ impl Run<'_> {
 
     /// The order that is pending; `None` if there is none, or nothing can come of it.
     async fn resumed(&mut self, account: &instant_acme::Account) -> Result<Option<Order>, Failure> {
-        if self.pending.url.is_empty() {
-            return Ok(None);
-        }
-        let mut order = match account.order(self.pending.url.clone()).await {
+        let Some(url) = self.pending.url.clone() else { return Ok(None) };
+        let mut order = match account.order(url).await {
             Ok(order) => order,
             Err(error) => {
                 let failure = self.fault(&error);
@@ -222,8 +222,9 @@ impl Run<'_> {
     }
 
     async fn placed(&mut self, account: &instant_acme::Account) -> Result<Order, Failure> {
-        let Job { names, profile, replaces, .. } = *self.job;
-        let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
+        let Job { profile, replaces, .. } = *self.job;
+        let names = self.pending.names.iter().cloned();
+        let identifiers: Vec<_> = names.map(Identifier::Dns).collect();
         if let Some(profile) = profile
             && !account.profiles().any(|offered| offered.name == profile)
         {
@@ -251,8 +252,8 @@ impl Run<'_> {
         };
         let order = order.map_err(|error| self.fault(&error))?;
         self.accepted = true;
-        order.url().clone_into(&mut self.pending.url);
-        self.journal.pending(Some(&self.pending));
+        self.pending.url = Some(order.url().to_owned());
+        self.journal.pending(&self.pending);
         Ok(order)
     }
 
@@ -306,7 +307,7 @@ impl Run<'_> {
                 self.pending.published.push(record.clone());
             }
         }
-        self.journal.pending(Some(&self.pending));
+        self.journal.pending(&self.pending);
         for record in records {
             let trouble = match timeout(deadlines.publish, publisher.present(record)).await {
                 Ok(Ok(())) => continue,
@@ -355,8 +356,17 @@ impl Run<'_> {
     async fn download(&self, order: &mut Order) -> Result<Chain, Failure> {
         let pem = order.certificate().await.map_err(|error| self.fault(&error))?;
         let pem = pem.ok_or_else(|| failure(Kind::Garbage, "it gives no certificate out"))?;
-        let Job { ca, names, key, .. } = self.job;
-        certificate::chain(pem, names, key, &ca.name, self.issuer.0.client.clock().utc())
+        let Pending { ca, names, .. } = &self.pending;
+        certificate::chain(pem, names, &self.key()?, ca, self.issuer.0.client.clock().utc())
+    }
+
+    fn signing_request(&self) -> Result<Vec<u8>, Failure> {
+        let request = certificate::signing_request(&self.pending.names, &self.key()?);
+        request.map_err(|error| failure(Kind::Garbage, &error.to_string()))
+    }
+
+    fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, Failure> {
+        self.pending.key.pkcs8().map_err(|error| failure(Kind::Garbage, &error))
     }
 
     /// Why the order became invalid, in the CA's words.

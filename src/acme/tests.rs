@@ -5,11 +5,8 @@ mod ca;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use data_encoding::BASE64URL_NOPAD;
 use futures_util::future::BoxFuture;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use serde_json::json;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -93,13 +90,14 @@ async fn whatever_fails_at_whatever_step_has_its_class_and_its_end() {
             assert_eq!(outcome.accepted, placed, "{step} {fault:?}");
 
             // What can be gone on with is, and nothing stays published.
-            let Some(pending) = lab.journal.pending() else {
+            let pending = lab.journal.pending().unwrap_or(lab.pending.clone());
+            if pending.url.is_none() {
                 lab.leaves_nothing_published();
                 continue;
-            };
+            }
             lab.ca.tell(|told| told.fault = None);
-            let account = lab.journal.account();
-            let job = Job { pending: Some(&pending), account: account.as_ref(), ..lab.job() };
+            let account = lab.journal.account().unwrap();
+            let job = Job { pending: &pending, account: &account, ..lab.job() };
             let outcome = lab.order(&job).await;
             assert!(!outcome.accepted, "{step} {fault:?}: another order was made");
             outcome.result.unwrap();
@@ -120,7 +118,6 @@ async fn an_honest_ca_issues_with_a_dozen_requests_over_one_connection() {
     assert_eq!(lab.ca.requests().len(), 11, "{:?}", lab.ca.requests());
     assert_eq!(lab.ca.told(|told| told.connections), 1);
     lab.leaves_nothing_published();
-    assert_eq!(lab.journal.pending(), None);
 
     // Where none is kept it takes as many.
     let lab = Lab::new(&Pki::new(), None);
@@ -142,7 +139,7 @@ async fn an_order_has_an_end_whatever_its_steps_may_take() {
     assert_eq!(failure.kind, Kind::Server);
     assert_eq!(failure.detail, "the order did not end within 45 s");
     assert_eq!((now() - begin).as_secs(), 45);
-    assert!(lab.journal.pending().is_some_and(|pending| !pending.url.is_empty()));
+    assert!(lab.journal.pending().is_some_and(|pending| pending.url.is_some()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,17 +170,17 @@ async fn a_ca_that_never_decides_is_polled_seldom_and_the_order_gone_on_with() {
         let requests = lab.ca.requests();
         let polls = requests.iter().filter(|request| *request == "POST /order/1").count();
         assert!((10..24).contains(&polls), "{stuck}: {polls} polls");
-        let pending = lab.journal.pending();
-        assert_eq!(pending.is_some(), stuck == "processing");
+        let pending = lab.journal.pending().unwrap();
+        assert_eq!(pending.url.is_some(), stuck == "processing");
 
         // It has decided in the meantime.
-        let Some(pending) = pending else {
+        if pending.url.is_none() {
             lab.leaves_nothing_published();
             continue;
-        };
+        }
         lab.ca.tell(|told| told.stuck = None);
-        let account = lab.journal.account();
-        let job = Job { pending: Some(&pending), account: account.as_ref(), ..lab.job() };
+        let account = lab.journal.account().unwrap();
+        let job = Job { pending: &pending, account: &account, ..lab.job() };
         let outcome = lab.order(&job).await;
         assert!(!outcome.accepted);
         outcome.result.unwrap();
@@ -203,21 +200,21 @@ async fn an_order_that_becomes_invalid_is_told_in_the_ca_s_words_made_fit_for_a_
 
     assert_eq!(failure.kind, Kind::Validation);
     assert_eq!(failure.detail, "home.test: no TXT\\u{1b}[2J\\nre\\u{202e}cord");
-    assert_eq!(lab.journal.pending(), None);
+    assert_eq!(lab.journal.pending().unwrap().url, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_is_not_what_was_ordered_is_refused() {
     let pki = Pki::new();
     let lab = Lab::new(&pki, None);
-    let other = new_key().unwrap();
+    let other = KeyPem::generate().unwrap();
     lab.ca.tell(|told| told.pem = certificate(&other, "home.test"));
     let failure = lab.order(&lab.job()).await.result.unwrap_err();
     assert_eq!(failure.kind, Kind::Garbage);
     assert!(failure.detail.contains("of no use"), "{failure}");
 
     let lab = Lab::new(&pki, None);
-    lab.ca.tell(|told| told.pem = certificate(&lab.key, "other.test"));
+    lab.ca.tell(|told| told.pem = certificate(&lab.pending.key, "other.test"));
     let failure = lab.order(&lab.job()).await.result.unwrap_err();
     assert_eq!(failure.detail, "the certificate it issued lacks home.test");
 }
@@ -246,13 +243,12 @@ async fn records_that_cannot_be_taken_back_are_the_next_order_s_matter() {
     lab.order(&lab.job()).await.result.unwrap();
 
     let pending = lab.journal.pending().unwrap();
-    assert_eq!((pending.url.as_str(), pending.published.len()), ("", 1));
+    assert_eq!(pending.published.len(), 1);
     lab.publisher.0.lock().unwrap().keeps = false;
     lab.ca.tell(Told::reset);
-    let job = Job { pending: Some(&pending), ..lab.job() };
-    lab.order(&job).await.result.unwrap();
+    let pending = Pending { url: None, ..pending };
+    lab.order(&Job { pending: &pending, ..lab.job() }).await.result.unwrap();
     lab.leaves_nothing_published();
-    assert_eq!(lab.journal.pending(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,20 +306,6 @@ async fn the_renewal_window_comes_with_the_time_to_ask_again_by_the_ca_s_own_clo
     }
 }
 
-#[test]
-fn an_account_is_read_only_if_it_is_whole_and_of_that_directory() {
-    let key = BASE64URL_NOPAD.encode(new_key().unwrap().secret_pkcs8_der());
-    let text = json!({"id": "x", "key_pkcs8": key, "directory": "https://ca.test/dir"}).to_string();
-
-    let read = |text: &str| Account::read(text, "https://ca.test/dir");
-    assert!(read(&text).is_some());
-    assert_eq!(Account::read(&text, "https://other.test/dir"), None);
-    assert_eq!(read(""), None);
-    assert_eq!(read(&text[..text.len() / 2]), None);
-    assert_eq!(read(&text.replace(&key, "AAAA")), None);
-    assert!(!format!("{:?}", read(&text)).contains(&key));
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_dns_server_that_says_nothing_is_given_up() {
     // It accepts connections, and nobody reads them.
@@ -368,15 +350,15 @@ struct Lab {
     journal: Notes,
     publisher: Zone,
     solver: Solver,
-    key: PrivatePkcs8KeyDer<'static>,
-    names: [String; 1],
+    account: Account,
+    pending: Pending,
 }
 
 impl Lab {
     fn new(pki: &Pki, fault: Option<(&'static str, Fault)>) -> Self {
-        let key = new_key().unwrap();
+        let pending = Pending::fresh("test", &["home.test".to_owned()]).unwrap();
         let mut told = Told::default();
-        (told.fault, told.pem) = (fault, certificate(&key, "home.test"));
+        (told.fault, told.pem) = (fault, certificate(&pending.key, "home.test"));
         let leaf = pki.leaf("ca.test", TODAY - DAY, TODAY + DAY);
         let acceptor = TlsAcceptor::from(leaf.server(&[b"http/1.1"]));
         let ca = FaultyCa { told: Arc::new(Mutex::new(told)), acceptor };
@@ -396,20 +378,27 @@ impl Lab {
             publisher: Arc::new(publisher.clone()),
             propagation: Arc::new(publisher.clone()),
         };
-        let (journal, names) = (Notes::default(), ["home.test".to_owned()]);
-        Self { ca, at, issuer: Issuer::new(transport), journal, publisher, solver, key, names }
+        let (journal, account) = (Notes::default(), Account::fresh(&at).unwrap());
+        Self {
+            ca,
+            at,
+            issuer: Issuer::new(transport),
+            journal,
+            publisher,
+            solver,
+            account,
+            pending,
+        }
     }
 
     fn job(&self) -> Job<'_> {
         Job {
             ca: &self.at,
-            account: None,
+            account: &self.account,
             register: false,
-            names: &self.names,
             profile: None,
             replaces: None,
-            key: &self.key,
-            pending: None,
+            pending: &self.pending,
             solver: &self.solver,
         }
     }
@@ -491,16 +480,16 @@ impl Journal for Notes {
         self.0.lock().unwrap().0 = Some(account.clone());
     }
 
-    fn pending(&self, pending: Option<&Pending>) {
-        self.0.lock().unwrap().1 = pending.cloned();
+    fn pending(&self, pending: &Pending) {
+        self.0.lock().unwrap().1 = Some(pending.clone());
     }
 }
 
 /// Not signed by anybody, which nobody here looks at.
-fn certificate(key: &PrivatePkcs8KeyDer<'_>, name: &str) -> String {
+fn certificate(key: &KeyPem, name: &str) -> String {
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
     params.use_authority_key_identifier_extension = true;
-    params.self_signed(&KeyPair::try_from(key).unwrap()).unwrap().pem()
+    params.self_signed(&KeyPair::from_pem(&key.0).unwrap()).unwrap().pem()
 }
 
 #[expect(clippy::disallowed_methods, reason = "test code")]

@@ -4,7 +4,6 @@
 
 mod client;
 mod fallback;
-pub mod kept;
 mod pair;
 #[cfg(test)]
 pub(crate) mod pki;
@@ -25,7 +24,7 @@ use crate::wire::Name;
 
 pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
-pub use pair::{Misfit, held, issuer};
+pub use pair::{Misfit, certified, held, issuer};
 pub use roots::{PinError, Roots, RootsError};
 pub use store::{CertStore, PairError, Served, StoreEvent, server_config, server_config_of_tls13};
 pub use verify::{

@@ -23,6 +23,15 @@ pub enum Misfit {
     Mismatch,
 }
 
+/// The chain and its key in PEM, checked to belong together.
+///
+/// # Errors
+///
+/// One of them is none, or they are of two certificates.
+pub fn certified(chain_pem: &str, key_pem: &str) -> Result<CertifiedKey, Misfit> {
+    pair(chain(chain_pem.as_bytes())?, key_pem.as_bytes())
+}
+
 /// The chain in `pem`.
 pub(super) fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Misfit> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem)

@@ -86,11 +86,7 @@ struct Kept {
 }
 
 impl Diary {
-    pub(crate) fn account(&self) -> Account {
-        self.maybe_account().unwrap()
-    }
-
-    pub(crate) fn maybe_account(&self) -> Option<Account> {
+    pub(crate) fn account(&self) -> Option<Account> {
         self.kept.lock().unwrap().account.clone()
     }
 
@@ -100,6 +96,11 @@ impl Diary {
 
     pub(crate) fn pending(&self) -> Option<Pending> {
         self.kept.lock().unwrap().pending.clone()
+    }
+
+    /// What was published and not taken back.
+    pub(crate) fn published(&self) -> Vec<TxtRecord> {
+        self.pending().unwrap().published
     }
 
     pub(crate) fn seen(&self) -> Vec<TxtRecord> {
@@ -119,9 +120,9 @@ impl Journal for Diary {
         kept.registered += 1;
     }
 
-    fn pending(&self, pending: Option<&Pending>) {
-        self.kept.lock().unwrap().pending = pending.cloned();
-        if pending.is_some_and(|pending| !pending.url.is_empty()) {
+    fn pending(&self, pending: &Pending) {
+        self.kept.lock().unwrap().pending = Some(pending.clone());
+        if pending.url.is_some() {
             self.accepted.notify_waiters();
         }
     }
@@ -165,6 +166,8 @@ fn listens(address: SocketAddr) {
 /// An ACME server.
 pub(crate) struct Pebble {
     pub(crate) ca: Ca,
+    /// Not registered yet.
+    pub(crate) account: Account,
     address: SocketAddr,
     config: PathBuf,
     dns: SocketAddr,
@@ -202,7 +205,8 @@ impl Pebble {
             binding: None,
         };
         let environment = environment.to_vec();
-        let mut pebble = Self { ca, address, config, dns, environment, process: None };
+        let account = Account::fresh(&ca).unwrap();
+        let mut pebble = Self { ca, account, address, config, dns, environment, process: None };
         pebble.restart();
         pebble
     }
@@ -232,21 +236,22 @@ impl Pebble {
         Issuer::new(self.transport(lab))
     }
 
-    /// An order without names, to be filled in.
-    pub(crate) fn job(&self) -> Job<'_> {
-        static KEY: std::sync::LazyLock<rustls::pki_types::PrivatePkcs8KeyDer<'static>> =
-            std::sync::LazyLock::new(|| firstlight::acme::new_key().unwrap());
+    /// An order for `names` that has yet to be placed.
+    pub(crate) fn begin(&self, names: &[String]) -> Pending {
+        Pending::fresh(&self.ca.name, names).unwrap()
+    }
+
+    /// An order that is shown nothing.
+    pub(crate) fn job<'a>(&'a self, pending: &'a Pending) -> Job<'a> {
         static NOBODY: std::sync::LazyLock<Solver> =
             std::sync::LazyLock::new(|| dns01(Arc::new(Nowhere), &Diary::default()));
         Job {
             ca: &self.ca,
-            account: None,
+            account: &self.account,
             register: false,
-            names: &[],
             profile: None,
             replaces: None,
-            key: &KEY,
-            pending: None,
+            pending,
             solver: &NOBODY,
         }
     }

@@ -2,7 +2,6 @@
 //! loses more than it must.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,49 +9,14 @@ use rustls::sign::CertifiedKey;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::pair::{Misfit, chain, held, pair};
-use super::provider;
+use super::certificate::KeyPem;
+use super::order::{Journal, Pending};
+use super::{Account, Ca};
 use crate::cert::{Alarm, Held, Saved};
 use crate::clock::UnixTime;
 use crate::health::Severity;
 use crate::node::ports::Shelf;
-
-/// A private key as PEM (PKCS#8). It is not shown in logs.
-#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct KeyPem(pub String);
-
-impl fmt::Debug for KeyPem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyPem(..)")
-    }
-}
-
-/// An account at a CA (RFC 8555 section 7.3).
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Account {
-    /// The CA's name in the configuration.
-    pub ca: String,
-    /// Its directory (RFC 8555 section 7.1.1).
-    pub directory: String,
-    /// The account's URL; `None` until the CA has given one.
-    pub url: Option<String>,
-    /// Its key.
-    pub key: KeyPem,
-}
-
-/// An order that has not ended (RFC 8555 section 7.4).
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Pending {
-    /// The CA's name in the configuration.
-    pub ca: String,
-    /// For which names.
-    pub names: Vec<String>,
-    /// The key the certificate will have.
-    pub key: KeyPem,
-    /// The order's URL; `None` until it has been placed.
-    pub url: Option<String>,
-}
+use crate::tls::{Misfit, certified, held, provider};
 
 /// A certificate as a CA gave it. Chain and key are one value: no power cut parts them.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -82,12 +46,8 @@ pub struct Certificate {
 /// made again is. What cannot be written is at hand in memory until [`Self::retry`] has written it.
 /// Reads and writes files: call it off the paths that answer.
 ///
-/// Whoever carries out an order writes ahead:
-///
-/// 1. [`Self::keep_account`] with the key, then register, then again with the URL;
-/// 2. [`Self::order`]: one that was begun for the same CA and names is taken up where it stands;
-/// 3. [`Self::keep_order`] with the key, then place it, then again with the URL;
-/// 4. [`Self::keep_certificate`], which ends it; or [`Self::forget_order`] if the CA did.
+/// Whoever makes an order begins it with [`Self::begin`], has it written down as a [`Journal`], and
+/// ends it with [`Self::keep_certificate`].
 #[derive(Debug)]
 pub struct Kept {
     shelf: Arc<dyn Shelf>,
@@ -111,7 +71,6 @@ enum Trouble {
 /// The condition that [`Kept::alarm`] gives.
 pub const CONDITION: &str = "certificate-store";
 
-const ORDER: &str = "order";
 const SAVED: &str = "lifecycle";
 const SEED: &str = "seed";
 const CERTIFICATES: [&str; 3] = ["certificate-1", "certificate-2", "certificate-3"];
@@ -123,55 +82,68 @@ impl Kept {
         Self { shelf, troubles: Mutex::new(BTreeMap::new()) }
     }
 
-    /// The account at `ca`, or else the copy of it.
+    /// The account at the CA of this name, or else the copy of it.
     #[must_use]
-    pub fn account(&self, ca: &str) -> Option<Account> {
-        let mut desk = self.desk();
-        let (name, copy) = account_names(ca);
-        let (first, second) = (desk.read::<Account>(&name), desk.read::<Account>(&copy));
-        let mended = if first.is_some() { &copy } else { &name };
-        let account = first.clone().or_else(|| second.clone())?;
-        if first != second {
-            desk.mend(mended, &account);
-        }
-        Some(account)
+    pub fn account_at(&self, ca: &str) -> Option<Account> {
+        self.desk().account(ca)
     }
 
     /// Keeps an account, and a copy of it.
     ///
     /// # Errors
     ///
-    /// If it is not on disk twice; then do not register it.
+    /// If it is not on disk twice.
     pub fn keep_account(&self, account: &Account) -> io::Result<()> {
-        let mut desk = self.desk();
-        let (name, copy) = account_names(&account.ca);
-        desk.write(&name, account)?;
-        desk.write(&copy, account)
+        self.desk().keep_account(account)
     }
 
-    /// The order that was begun and has not ended.
+    /// The order at the CA of this name that was begun and has not ended.
     #[must_use]
-    pub fn order(&self) -> Option<Pending> {
+    pub fn order_at(&self, ca: &str) -> Option<Pending> {
         let mut desk = self.desk();
-        let order: Pending = desk.read::<Option<_>>(ORDER)??;
-        // With its certificate in place it has ended, if the power went before that was noted.
-        let done = desk.slots().into_iter().flatten().any(|(issued, _)| issued.key == order.key);
-        (!done).then_some(order)
+        let order = desk.order(ca)?;
+        (!desk.ended(&order)).then_some(order)
     }
 
-    /// Keeps an order that is about to be placed, or has got its URL.
+    /// Keeps an order that is about to be placed, or how far it has come.
     ///
     /// # Errors
     ///
-    /// If it is not on disk; then do not place it.
+    /// If it is not on disk.
     pub fn keep_order(&self, order: &Pending) -> io::Result<()> {
-        self.desk().write(ORDER, &Some(order))
+        self.desk().keep_order(order)
     }
 
-    /// Forgets the order.
-    pub fn forget_order(&self) {
-        // What cannot be written is told as such.
-        let _ = self.desk().write(ORDER, &None::<Pending>);
+    /// What an order at `ca` for `names` is made with: the account and the key, those that are kept
+    /// if there are any. An order that has been placed is to be gone on with.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn begin(&self, ca: &Ca, names: &[String]) -> Result<Begun, rcgen::Error> {
+        let mut desk = self.desk();
+        let mut unkept = None;
+        let account = match desk.account(&ca.name) {
+            Some(account) if account.directory == ca.directory => account,
+            other => {
+                if other.is_some() {
+                    desk.put_away(&ca.name);
+                }
+                let account = Account::fresh(ca)?;
+                unkept = unkept.or(desk.keep_account(&account).err());
+                account
+            }
+        };
+        let pending = match desk.order(&ca.name) {
+            Some(pending) if pending.names == names && !desk.ended(&pending) => pending,
+            other => {
+                let published = other.map_or_else(Vec::new, |left| left.published);
+                let pending = Pending { published, ..Pending::fresh(&ca.name, names)? };
+                unkept = unkept.or(desk.keep_order(&pending).err());
+                pending
+            }
+        };
+        Ok(Begun { account, pending, unkept })
     }
 
     /// Keeps a certificate in the place of the oldest of three, and ends its order. It can be
@@ -195,7 +167,9 @@ impl Kept {
         if desk.write(CERTIFICATES[place], issued).is_ok() {
             // What was damaged has been made up for.
             desk.troubles.retain(|_, trouble| matches!(trouble, Trouble::Unwritten(_)));
-            let _ = desk.write(ORDER, &None::<Pending>);
+            if desk.order(&issued.ca).is_some_and(|order| order.published.is_empty()) {
+                let _ = desk.write(&order_name(&issued.ca), &None::<Pending>);
+            }
         }
         Ok(certificate)
     }
@@ -290,11 +264,33 @@ impl Kept {
 
 impl Issued {
     fn check(&self) -> Result<Certificate, Misfit> {
-        let key = pair(chain(self.chain.as_bytes())?, self.key.0.as_bytes())?;
+        let key = certified(&self.chain, &self.key.0)?;
         let held = held(&key.cert, UnixTime::from_secs(self.got), Some(self.ca.clone()));
         let held = held.ok_or_else(|| Misfit::Chain("no certificate in it".to_owned()))?;
         Ok(Certificate { held, key })
     }
+}
+
+impl Journal for Kept {
+    // What cannot be written is told by the alarm; the key has been kept before.
+    fn account(&self, account: &Account) {
+        let _ = self.keep_account(account);
+    }
+
+    fn pending(&self, pending: &Pending) {
+        let _ = self.keep_order(pending);
+    }
+}
+
+/// What an order is made with.
+#[derive(Debug)]
+pub struct Begun {
+    /// By which account.
+    pub account: Account,
+    /// For which names, and with which key.
+    pub pending: Pending,
+    /// Why they are in memory alone: a power cut would lose what comes of them.
+    pub unkept: Option<io::Error>,
 }
 
 /// The shelf, for one at a time.
@@ -304,6 +300,56 @@ struct Desk<'k> {
 }
 
 impl Desk<'_> {
+    /// The account at `ca`, or else the copy of it.
+    fn account(&mut self, ca: &str) -> Option<Account> {
+        let (name, copy) = account_names(ca);
+        let (first, second) = (self.read::<Account>(&name), self.read::<Account>(&copy));
+        let mended = if first.is_some() { &copy } else { &name };
+        let account = first.clone().or_else(|| second.clone())?;
+        if first != second {
+            self.mend(mended, &account);
+        }
+        Some(account)
+    }
+
+    /// Keeps an account, and a copy of it.
+    fn keep_account(&mut self, account: &Account) -> io::Result<()> {
+        let (name, copy) = account_names(&account.ca);
+        let first = self.write(&name, account);
+        first.and(self.write(&copy, account))
+    }
+
+    /// Makes room for an account at another directory of the same name.
+    fn put_away(&mut self, ca: &str) {
+        let (name, copy) = account_names(ca);
+        match self.shelf.set_aside(&name) {
+            Ok(place) => tracing::info!(ca, place, "its directory is another; the account is kept"),
+            Err(error) => {
+                tracing::warn!(ca, %error, "the account at another directory is replaced");
+            }
+        }
+        let _ = self.shelf.set_aside(&copy);
+    }
+
+    /// The order at `ca` that was begun last, and what it may have published.
+    fn order(&mut self, ca: &str) -> Option<Pending> {
+        self.read::<Option<_>>(&order_name(ca))?
+    }
+
+    /// Whether the certificate of `order` is in place: the power may go before the end is noted.
+    fn ended(&mut self, order: &Pending) -> bool {
+        self.slots().into_iter().flatten().any(|(issued, _)| issued.key == order.key)
+    }
+
+    fn keep_order(&mut self, order: &Pending) -> io::Result<()> {
+        let name = order_name(&order.ca);
+        // The same again would only wear the disk down.
+        if self.order(&order.ca).as_ref() == Some(order) && !self.troubles.contains_key(&name) {
+            return Ok(());
+        }
+        self.write(&name, &Some(order))
+    }
+
     fn read<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         match self.shelf.read(name) {
             Ok(value) => match serde_json::from_slice(&value?) {
@@ -373,12 +419,20 @@ const ACCOUNT: &str = "account-";
 
 /// Where the account at `ca` is kept, and its copy. Different CAs have different places.
 fn account_names(ca: &str) -> (String, String) {
+    let ca = file_name(ca);
+    (format!("{ACCOUNT}{ca}"), format!("copy-of-{ACCOUNT}{ca}"))
+}
+
+fn order_name(ca: &str) -> String {
+    format!("order-{}", file_name(ca))
+}
+
+fn file_name(ca: &str) -> String {
     let plain = |octet: u8| match octet {
         b'a'..=b'z' | b'0'..=b'9' | b'-' => char::from(octet).to_string(),
         _ => format!("_{octet:02x}"),
     };
-    let ca: String = ca.bytes().map(plain).collect();
-    (format!("{ACCOUNT}{ca}"), format!("copy-of-{ACCOUNT}{ca}"))
+    ca.bytes().map(plain).collect()
 }
 
 /// Strings, numbers and lists of them always have a JSON form.
@@ -389,6 +443,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acme::TxtRecord;
     use crate::clock::UnixTime;
     use crate::tls::pki::{DAY, Pki, TODAY};
 
@@ -406,17 +461,20 @@ mod tests {
 
             let chains: Vec<_> = certificates.iter().map(|it| it.held.not_before).collect();
             assert!(chains.contains(&TODAY), "{writes}: {chains:?}");
-            assert!(chains.len() == 2 || recalled.order().is_some() || writes < 5, "{writes}");
+            assert!(
+                chains.len() == 2 || recalled.order_at("ca").is_some() || writes < 5,
+                "{writes}"
+            );
             assert!(certificates.iter().all(|it| it.key.keys_match().is_ok()), "{writes}");
             // What was begun is taken up where it stood, and what has ended is not.
-            if let Some(order) = recalled.order() {
+            if let Some(order) = recalled.order_at("ca") {
                 assert_eq!(order.key, second.key);
                 assert_eq!(order.url.is_some(), writes >= 6, "{writes}");
                 renew(&recalled, &second).unwrap_or_else(|error| panic!("{writes}: {error}"));
                 assert_eq!(recalled.certificates().len(), 2);
             }
             assert_eq!(ended.is_ok(), writes >= 6, "{writes}");
-            assert!(recalled.order().is_none() && recalled.alarm().is_none(), "{writes}");
+            assert!(recalled.order_at("ca").is_none() && recalled.alarm().is_none(), "{writes}");
         }
     }
 
@@ -430,7 +488,10 @@ mod tests {
         disk.allow(0);
         assert!(kept.keep_order(&pending(&second, None)).is_err());
         let alarm = kept.alarm().unwrap();
-        assert!(alarm.text.contains("order: no storage space; it is in memory alone"), "{alarm:?}");
+        assert!(
+            alarm.text.contains("order-ca: no storage space; it is in memory alone"),
+            "{alarm:?}"
+        );
 
         // Space goes while one is under way.
         disk.allow(2);
@@ -444,7 +505,7 @@ mod tests {
         assert!(kept.alarm().unwrap().text.contains("certificate-2"));
         let other = Kept::new(disk.after_power_cut());
         assert_eq!(other.certificates().len(), 1);
-        assert_eq!(other.order().unwrap().url.unwrap(), "https://ca.test/order/1");
+        assert_eq!(other.order_at("ca").unwrap().url.unwrap(), "https://ca.test/order/1");
         kept.retry();
         assert!(kept.alarm().is_some());
 
@@ -452,9 +513,9 @@ mod tests {
         kept.retry();
 
         assert!(kept.alarm().is_none());
-        assert!(kept.order().is_none());
+        assert!(kept.order_at("ca").is_none());
         let other = Kept::new(disk.after_power_cut());
-        assert_eq!((other.certificates().len(), other.order()), (2, None));
+        assert_eq!((other.certificates().len(), other.order_at("ca")), (2, None));
         other.keep_certificate(&third).unwrap();
         assert_eq!(other.certificates().len(), 3);
     }
@@ -488,14 +549,14 @@ mod tests {
             kept.keep_account(&account).unwrap();
             let seed = kept.seed();
             assert_eq!(kept.seed(), seed);
-            for name in ["account-ca", "certificate-2", "lifecycle", "order", "seed"] {
+            for name in ["account-ca", "certificate-2", "lifecycle", "order-ca", "seed"] {
                 disk.put(name, damage);
             }
 
             let kept = Kept::new(disk.clone());
-            assert_eq!(kept.account("ca").as_ref(), Some(&account), "{damage}");
+            assert_eq!(kept.account_at("ca").as_ref(), Some(&account), "{damage}");
             assert_eq!(kept.certificates().len(), 1);
-            assert_eq!((kept.order(), kept.saved()), (None, None));
+            assert_eq!((kept.order_at("ca"), kept.saved()), (None, None));
             assert_eq!(kept.seed(), kept.seed());
 
             let alarm = kept.alarm().unwrap();
@@ -504,14 +565,14 @@ mod tests {
             assert!(told.iter().all(|word| alarm.text.contains(word)), "{alarm:?}");
             // So with the copy.
             disk.put("copy-of-account-ca", damage);
-            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
+            assert_eq!(Kept::new(disk.clone()).account_at("ca").as_ref(), Some(&account));
             disk.put("account-ca", damage);
-            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
+            assert_eq!(Kept::new(disk.clone()).account_at("ca").as_ref(), Some(&account));
             // The next process finds it mended, and the next certificate mends the rest.
-            assert_eq!(Kept::new(disk.clone()).account("ca").as_ref(), Some(&account));
+            assert_eq!(Kept::new(disk.clone()).account_at("ca").as_ref(), Some(&account));
             assert!(Kept::new(disk).alarm().is_none());
             kept.save(&Saved::default());
-            kept.forget_order();
+            kept.keep_order(&pending(&second, None)).unwrap();
             kept.keep_certificate(&second).unwrap();
             kept.keep_account(&account).unwrap();
             assert!(kept.alarm().is_none(), "{:?}", kept.alarm());
@@ -525,9 +586,9 @@ mod tests {
         disk.put("copy-of-account-ca", "");
         let kept = Kept::new(disk);
 
-        assert_eq!(kept.account("ca"), None);
+        assert_eq!(kept.account_at("ca"), None);
         assert_eq!(kept.alarm().unwrap().severity, Severity::Error);
-        assert_eq!(kept.account("ca"), None);
+        assert_eq!(kept.account_at("ca"), None);
 
         for url in [None, account().url] {
             kept.keep_account(&Account { url, ..account() }).unwrap();
@@ -535,9 +596,47 @@ mod tests {
             assert_eq!(alarm.severity, Severity::Error);
             assert!(alarm.text.contains("change the records in DNS"), "{alarm:?}");
         }
-        assert_eq!((kept.account("ca"), kept.account("CA")), (Some(account()), None));
+        assert_eq!((kept.account_at("ca"), kept.account_at("CA")), (Some(account()), None));
         kept.keep_certificate(&issued(&Pki::new(), TODAY)).unwrap();
         assert_eq!(kept.alarm(), None);
+    }
+
+    #[test]
+    fn an_order_that_was_begun_is_begun_with_the_same_key_and_account() {
+        let disk = Disk::with([]);
+        let ca = Ca {
+            name: "ca".to_owned(),
+            directory: "https://ca.test/directory".to_owned(),
+            roots: crate::tls::Roots::builtin(),
+            binding: None,
+        };
+        let names = ["dns.test".to_owned()];
+        let begin = |names: &[String]| Kept::new(disk.clone()).begin(&ca, names).unwrap();
+        let first = begin(&names);
+        assert!(first.unkept.is_none());
+        assert_eq!(first.account.directory, ca.directory);
+
+        let again = begin(&names);
+        assert_eq!((&again.account, &again.pending), (&first.account, &first.pending));
+
+        // For other names another key, and what was published is not forgotten.
+        let left = TxtRecord { name: "_acme-challenge.dns.test.".into(), value: "v".into() };
+        let published = Pending { published: vec![left.clone()], ..again.pending };
+        Kept::new(disk.clone()).keep_order(&published).unwrap();
+        let other = begin(&["other.test".to_owned()]);
+        assert_ne!(other.pending.key, first.pending.key);
+        assert_eq!(other.pending.published, [left]);
+        assert_eq!(other.account, first.account);
+
+        // The CA has moved: that is another account, and the first can be found again.
+        let moved = Ca { directory: "https://other.test/directory".to_owned(), ..ca.clone() };
+        let kept = Kept::new(disk.clone());
+        assert_ne!(kept.begin(&moved, &names).unwrap().account.key, first.account.key);
+        assert_eq!(disk.put_aside(), 2);
+
+        // Nothing is made of a disk that takes nothing but what is said.
+        disk.allow(0);
+        assert!(kept.begin(&ca, &names).unwrap().unkept.is_some());
     }
 
     #[test]
@@ -557,11 +656,11 @@ mod tests {
 
     /// All that is written for a renewal; ends where something cannot be.
     fn renew(kept: &Kept, issued: &Issued) -> io::Result<()> {
-        if kept.account("ca").is_none_or(|account| account.url.is_none()) {
+        if kept.account_at("ca").is_none_or(|account| account.url.is_none()) {
             kept.keep_account(&Account { url: None, ..account() })?;
             kept.keep_account(&account())?;
         }
-        if kept.order().is_none_or(|order| order.url.is_none()) {
+        if kept.order_at("ca").is_none_or(|order| order.url.is_none()) {
             kept.keep_order(&pending(issued, None))?;
             kept.keep_order(&pending(issued, Some("https://ca.test/order/1")))?;
         }
@@ -581,6 +680,7 @@ mod tests {
             names: vec!["dns.test".to_owned()],
             key: issued.key.clone(),
             url: url.map(str::to_owned),
+            published: Vec::new(),
         }
     }
 
@@ -593,9 +693,10 @@ mod tests {
         }
     }
 
-    /// A disk that takes so many writes; the values on it, and those in memory alone.
+    /// A disk that takes so many writes; the values on it, those in memory alone, and how many were
+    /// set aside.
     #[derive(Debug, Default)]
-    struct Disk(Mutex<(usize, Values, Values)>);
+    struct Disk(Mutex<(usize, Values, Values, usize)>);
 
     type Values = BTreeMap<String, Vec<u8>>;
 
@@ -617,20 +718,24 @@ mod tests {
             self.0.lock().unwrap().1.insert(name.to_owned(), value.into());
         }
 
+        fn put_aside(&self) -> usize {
+            self.0.lock().unwrap().3
+        }
+
         fn after_power_cut(&self) -> Arc<Self> {
             let values = self.0.lock().unwrap().1.clone();
-            Arc::new(Self(Mutex::new((99, values, BTreeMap::new()))))
+            Arc::new(Self(Mutex::new((99, values, BTreeMap::new(), 0))))
         }
     }
 
     impl Shelf for Disk {
         fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-            let (_, disk, memory) = &*self.0.lock().unwrap();
+            let (_, disk, memory, _) = &*self.0.lock().unwrap();
             Ok(memory.get(name).or_else(|| disk.get(name)).cloned())
         }
 
         fn write(&self, name: &str, value: &[u8]) -> io::Result<()> {
-            let (left, disk, memory) = &mut *self.0.lock().unwrap();
+            let (left, disk, memory, _) = &mut *self.0.lock().unwrap();
             let Some(fewer) = left.checked_sub(1) else {
                 memory.insert(name.to_owned(), value.to_vec());
                 return Err(io::ErrorKind::StorageFull.into());
@@ -642,7 +747,8 @@ mod tests {
         }
 
         fn set_aside(&self, name: &str) -> io::Result<String> {
-            let (_, disk, memory) = &mut *self.0.lock().unwrap();
+            let (_, disk, memory, aside) = &mut *self.0.lock().unwrap();
+            *aside += 1;
             memory.remove(name);
             disk.remove(name).map(|_| "set aside".to_owned()).ok_or(io::ErrorKind::NotFound.into())
         }
