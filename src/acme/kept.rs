@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use rustls::sign::CertifiedKey;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,7 @@ pub struct Kept {
     shelf: Arc<dyn Shelf>,
     /// What is wrong with which value. Held while anything is read or written.
     troubles: Mutex<BTreeMap<String, Trouble>>,
+    alarm: ArcSwapOption<Alarm>,
 }
 
 /// What is wrong with a value.
@@ -79,7 +81,7 @@ impl Kept {
     /// What is kept on `shelf`.
     #[must_use]
     pub const fn new(shelf: Arc<dyn Shelf>) -> Self {
-        Self { shelf, troubles: Mutex::new(BTreeMap::new()) }
+        Self { shelf, troubles: Mutex::new(BTreeMap::new()), alarm: ArcSwapOption::const_empty() }
     }
 
     /// The account at the CA of this name, or else the copy of it.
@@ -112,6 +114,11 @@ impl Kept {
     /// If it is not on disk.
     pub fn keep_order(&self, order: &Pending) -> io::Result<()> {
         self.desk().keep_order(order)
+    }
+
+    /// Ends the order at the CA of this name, of whose certificate no use is made.
+    pub fn end_order(&self, ca: &str) {
+        self.desk().end_order(ca);
     }
 
     /// What an order at `ca` for `names` is made with: the account and the key, those that are kept
@@ -167,9 +174,7 @@ impl Kept {
         if desk.write(CERTIFICATES[place], issued).is_ok() {
             // What was damaged has been made up for.
             desk.troubles.retain(|_, trouble| matches!(trouble, Trouble::Unwritten(_)));
-            if desk.order(&issued.ca).is_some_and(|order| order.published.is_empty()) {
-                let _ = desk.write(&order_name(&issued.ca), &None::<Pending>);
-            }
+            desk.end_order(&issued.ca);
         }
         Ok(certificate)
     }
@@ -225,40 +230,16 @@ impl Kept {
         }
     }
 
-    /// What a person should know of it.
+    /// What a person should know of it. Waits for no disk.
     #[must_use]
     pub fn alarm(&self) -> Option<Alarm> {
-        let troubles = &self.desk().troubles;
-        let lost = |(name, trouble): (&String, &Trouble)| {
-            name.starts_with(ACCOUNT)
-                && matches!(trouble, Trouble::Unread(_) | Trouble::Replaced(_))
-        };
-        let severity = if troubles.iter().any(lost) { Severity::Error } else { Severity::Warning };
-        let words = troubles.iter().map(|(name, trouble)| match trouble {
-            Trouble::Mended(why) => format!("{name}: {why}; it is written again from its copy"),
-            Trouble::Replaced(why) => format!(
-                "{name}: {why}; another is in its place: change the records in DNS that name the old one"
-            ),
-            Trouble::Unread(why) => format!("{name}: {why}"),
-            Trouble::Unwritten(why) => {
-                format!("{name}: {why}; it is in memory alone, and tried again; make space")
-            }
-        });
-        let words: Vec<_> = words.collect();
-        (!words.is_empty()).then(|| Alarm {
-            name: CONDITION,
-            severity,
-            text: format!(
-                "what is kept of certificate authorities is not as it should be: {}",
-                words.join("; ")
-            ),
-        })
+        self.alarm.load().as_deref().cloned()
     }
 
     fn desk(&self) -> Desk<'_> {
         // A map is whole between any two of its operations.
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        Desk { shelf: &*self.shelf, troubles }
+        Desk { shelf: &*self.shelf, troubles, alarm: &self.alarm }
     }
 }
 
@@ -297,6 +278,13 @@ pub struct Begun {
 struct Desk<'k> {
     shelf: &'k dyn Shelf,
     troubles: MutexGuard<'k, BTreeMap<String, Trouble>>,
+    alarm: &'k ArcSwapOption<Alarm>,
+}
+
+impl Drop for Desk<'_> {
+    fn drop(&mut self) {
+        self.alarm.store(alarm(&self.troubles).map(Arc::new));
+    }
 }
 
 impl Desk<'_> {
@@ -334,6 +322,16 @@ impl Desk<'_> {
     /// The order at `ca` that was begun last, and what it may have published.
     fn order(&mut self, ca: &str) -> Option<Pending> {
         self.read::<Option<_>>(&order_name(ca))?
+    }
+
+    /// Nothing more comes of the order at `ca`, which may have published what is still to be taken back.
+    fn end_order(&mut self, ca: &str) {
+        let left = match self.order(ca) {
+            None => return,
+            Some(order) if order.published.is_empty() => None,
+            Some(order) => Some(Pending { url: None, ..order }),
+        };
+        let _ = self.write(&order_name(ca), &left);
     }
 
     /// Whether the certificate of `order` is in place: the power may go before the end is noted.
@@ -413,6 +411,33 @@ impl Desk<'_> {
             }
         })
     }
+}
+
+/// What a person should know of `troubles`.
+fn alarm(troubles: &BTreeMap<String, Trouble>) -> Option<Alarm> {
+    let lost = |(name, trouble): (&String, &Trouble)| {
+        name.starts_with(ACCOUNT) && matches!(trouble, Trouble::Unread(_) | Trouble::Replaced(_))
+    };
+    let severity = if troubles.iter().any(lost) { Severity::Error } else { Severity::Warning };
+    let words = troubles.iter().map(|(name, trouble)| match trouble {
+        Trouble::Mended(why) => format!("{name}: {why}; it is written again from its copy"),
+        Trouble::Replaced(why) => format!(
+            "{name}: {why}; another is in its place: change the records in DNS that name the old one"
+        ),
+        Trouble::Unread(why) => format!("{name}: {why}"),
+        Trouble::Unwritten(why) => {
+            format!("{name}: {why}; it is in memory alone, and tried again; make space")
+        }
+    });
+    let words: Vec<_> = words.collect();
+    (!words.is_empty()).then(|| Alarm {
+        name: CONDITION,
+        severity,
+        text: format!(
+            "what is kept of certificate authorities is not as it should be: {}",
+            words.join("; ")
+        ),
+    })
 }
 
 const ACCOUNT: &str = "account-";

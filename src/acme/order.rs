@@ -213,6 +213,7 @@ impl Run<'_> {
                     Kind::AlreadyReplaced
                     | Kind::Garbage
                     | Kind::InvalidProfile
+                    | Kind::Local
                     | Kind::Refused
                     | Kind::Validation => Ok(None),
                 };

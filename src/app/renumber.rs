@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use hickory_proto::op::{Message, Query};
-use hickory_proto::rr::{Name as HickoryName, RData, RecordType};
+use hickory_proto::rr::{Name as HickoryName, RecordType};
 use serde::{Deserialize, Serialize};
 
+use super::lookup::{addresses, question};
 use crate::config::Config;
 use crate::dns::answer::Answerer;
 use crate::dns::{Client, Protocol};
@@ -68,23 +68,10 @@ impl Addresses {
 /// The addresses of `name`, by our own answer path.
 pub(super) async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> {
     let Ok(owner) = HickoryName::from_labels(name.labels()) else { return Vec::new() };
-    let mut question = Message::query();
-    question.metadata.recursion_desired = true;
-    question.add_query(Query::query(owner, kind));
-    let Ok(packet) = question.to_vec() else { return Vec::new() };
+    let Some(packet) = question(&owner, kind) else { return Vec::new() };
     let client = Client { address: (Ipv4Addr::LOCALHOST, 0).into(), protocol: Protocol::Doh };
-    let Some(reply) = answerer.answer(&packet, &client).await else { return Vec::new() };
-    let Ok(reply) = Message::from_vec(&reply) else { return Vec::new() };
-    let addresses = reply.answers.iter().filter_map(|record| {
-        if let RData::A(a) = &record.data {
-            Some(IpAddr::V4(a.0))
-        } else if let RData::AAAA(aaaa) = &record.data {
-            Some(IpAddr::V6(aaaa.0))
-        } else {
-            None
-        }
-    });
-    addresses.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect()
+    let reply = answerer.answer(&packet, &client).await;
+    reply.map_or_else(Vec::new, |reply| addresses(&reply))
 }
 
 #[cfg(test)]
@@ -93,9 +80,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use hickory_proto::op::OpCode;
-    use hickory_proto::rr::Record;
+    use hickory_proto::op::{Message, OpCode};
     use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{RData, Record};
     use tokio::runtime::Handle;
 
     use super::*;

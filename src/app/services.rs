@@ -449,7 +449,7 @@ impl Identified {
         let name = config.tls.name.clone();
         let store = CertStore::of(&config.tls);
         if let Some(before) = before {
-            store.succeed(before);
+            store.succeed(before, &name);
         }
         if let Some(event) = store.poll() {
             event.log();

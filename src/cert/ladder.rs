@@ -35,6 +35,8 @@ pub enum Kind {
     },
     /// `caa`, `rejectedIdentifier`, `unsupportedIdentifier`: only a person can help. After a day.
     Refused,
+    /// What an order needs on this machine is not there: a key file, space on a disk. Like no answer.
+    Local,
     /// A 5xx status, or `serverInternal`. After 1, 2, 4 min, up to an hour.
     Server,
     /// No connection, no name, no answer in time. As a 5xx status.
@@ -53,6 +55,7 @@ impl fmt::Display for Failure {
             Kind::Garbage => "the CA's answer makes no sense",
             Kind::InvalidProfile => "the CA does not know the profile",
             Kind::RateLimited { .. } => "the CA limits our rate",
+            Kind::Local => "no order can be made from here",
             Kind::Refused => "the CA refuses to certify a name",
             Kind::Server => "the CA has trouble of its own",
             Kind::Unreachable => "the CA cannot be reached",
@@ -122,9 +125,12 @@ impl Ladder {
                 self.limited = Some(now + wait + draw(seed, salt, SETTLE));
                 true
             }
-            Kind::Garbage | Kind::Refused | Kind::Server | Kind::Unreachable | Kind::Validation => {
-                false
-            }
+            Kind::Garbage
+            | Kind::Local
+            | Kind::Refused
+            | Kind::Server
+            | Kind::Unreachable
+            | Kind::Validation => false,
         };
         if again {
             self.next = None;
@@ -138,6 +144,7 @@ impl Ladder {
             | Kind::BadNonce
             | Kind::Garbage
             | Kind::InvalidProfile
+            | Kind::Local
             | Kind::RateLimited { .. }
             | Kind::Server
             | Kind::Unreachable => Class::Network,

@@ -148,6 +148,25 @@ impl Forwarder {
     }
 }
 
+impl Forwarder {
+    /// The endpoints in the order in which they are tried.
+    #[must_use]
+    pub fn order(&self) -> Vec<EndpointId> {
+        self.shared.plan.load().order.iter().map(|candidate| candidate.id).collect()
+    }
+
+    /// Sends `query` to `endpoint` and to nobody else.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer, or `query` is none with one question.
+    pub async fn ask(&self, endpoint: EndpointId, query: Vec<u8>) -> Result<Vec<u8>, ForwardError> {
+        let outgoing = Outgoing::new(query).ok_or(ForwardError::NoUpstream)?;
+        let found = Arc::clone(&self.shared).attempt(endpoint, Arc::new(outgoing), DOUBT).await;
+        found.map(|found| found.forwarded.message).map_err(ForwardError::Unreachable)
+    }
+}
+
 impl Forward for Forwarder {
     fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
         Box::pin(self.shared.forward(query))

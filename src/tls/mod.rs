@@ -26,7 +26,9 @@ pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use pair::{Misfit, certified, held, issuer};
 pub use roots::{PinError, Roots, RootsError};
-pub use store::{CertStore, PairError, Served, StoreEvent, server_config, server_config_of_tls13};
+pub use store::{
+    CertStore, Origin, PairError, Served, StoreEvent, server_config, server_config_of_tls13,
+};
 pub use verify::{
     CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, refusal,
     validity,

@@ -20,7 +20,7 @@ use crate::config::{CertificateFiles, Tls};
 use crate::node::ports::Clock;
 use crate::wire::Name;
 
-/// The certificate of DoT, DoH and the page: the files' if they hold a pair
+/// The certificate of DoT, DoH and the page: one that was ordered, or the files' if they hold a pair
 /// that fits, else the fallback.
 ///
 /// It is served whatever its dates: clients have clocks of their own, and ours
@@ -35,8 +35,30 @@ pub struct CertStore {
 #[derive(Clone, Debug)]
 struct Shown {
     key: Arc<CertifiedKey>,
-    /// Whether it is a pair from files.
-    own: bool,
+    origin: Origin,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// It was ordered (RFC 8555).
+    Acme,
+    /// Of our own making.
+    Fallback,
+    /// Files.
+    Files,
+}
+
+impl Origin {
+    /// Its word in reports.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Acme => "acme",
+            Self::Fallback => "fallback",
+            Self::Files => "files",
+        }
+    }
 }
 
 impl CertStore {
@@ -59,23 +81,26 @@ impl CertStore {
         Arc::new(store)
     }
 
-    /// Replaces the fallback, unless a pair from files is being served.
+    /// Serves `key`, which was ordered.
+    pub fn set_issued(&self, key: Arc<CertifiedKey>) {
+        self.shown.store(Some(Arc::new(Shown { key, origin: Origin::Acme })));
+    }
+
+    /// Replaces the fallback, unless a better one is being served.
     pub fn set_fallback(&self, fallback: CertifiedKey) {
-        let fallback = Arc::new(Shown { key: Arc::new(fallback), own: false });
+        let fallback = Arc::new(Shown { key: Arc::new(fallback), origin: Origin::Fallback });
         self.shown.rcu(|shown| match shown {
-            Some(shown) if shown.own => Some(Arc::clone(shown)),
+            Some(shown) if shown.origin != Origin::Fallback => Some(Arc::clone(shown)),
             Some(_) | None => Some(Arc::clone(&fallback)),
         });
     }
 
-    /// Goes on with the pair that `before` serves, if it is good for the configured name: other
-    /// files have been configured, and need not hold a pair yet.
-    pub fn succeed(&self, before: &Self) {
-        let Some(watched) = &self.watched else { return };
-        let Some(key) = before.own() else { return };
-        let name = &watched.lock().unwrap_or_else(PoisonError::into_inner).name;
-        if Served::of(&key).carries(name) {
-            self.shown.store(Some(Arc::new(Shown { key, own: true })));
+    /// Goes on with what `before` serves, if that is good for `name`: it comes from elsewhere by
+    /// another configuration, and need not be there yet.
+    pub fn succeed(&self, before: &Self, name: &Name) {
+        let shown = before.shown.load_full().filter(|shown| shown.origin != Origin::Fallback);
+        if let Some(shown) = shown.filter(|shown| Served::of(&shown.key).carries(name)) {
+            self.shown.store(Some(shown));
         }
     }
 
@@ -116,7 +141,7 @@ impl CertStore {
         };
         watched.settled = true;
         let served = Served::of(&key);
-        self.shown.store(Some(Arc::new(Shown { key, own: true })));
+        self.shown.store(Some(Arc::new(Shown { key, origin: Origin::Files })));
         self.trouble.store(doubt.map(Arc::new));
         Some(StoreEvent::Loaded(served))
     }
@@ -127,11 +152,18 @@ impl CertStore {
         self.shown.load().as_ref().map(|shown| Served::of(&shown.key))
     }
 
-    /// The pair from files that is being served, if one is.
+    /// What is being served, if it is not the fallback.
     #[must_use]
     pub fn own(&self) -> Option<Arc<CertifiedKey>> {
         let shown = self.shown.load();
-        shown.as_ref().filter(|shown| shown.own).map(|shown| Arc::clone(&shown.key))
+        let own = shown.as_ref().filter(|shown| shown.origin != Origin::Fallback);
+        own.map(|shown| Arc::clone(&shown.key))
+    }
+
+    /// Where that which is served comes from.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        self.shown.load().as_ref().map(|shown| shown.origin)
     }
 
     /// What is wrong with the files.
@@ -437,6 +469,27 @@ mod tests {
         assert_eq!(store.served().unwrap().chain, real.chain());
     }
 
+    #[test]
+    fn one_that_was_ordered_is_served_until_the_next_and_over_a_change_of_the_configuration() {
+        let pki = Pki::new();
+        let [one, other, fallback] =
+            [1, 2, 3].map(|days| pki.leaf("dns.test", TODAY, TODAY + DAY * days));
+        let store = CertStore::fixed(fallback.certified());
+        assert_eq!(store.origin(), Some(Origin::Fallback));
+
+        store.set_issued(Arc::new(one.certified()));
+        store.set_fallback(fallback.certified());
+        assert_eq!(store.served().unwrap().chain, one.chain());
+        store.set_issued(Arc::new(other.certified()));
+
+        let name = "dns.test".parse().unwrap();
+        let next = CertStore::of(&Tls { name, files: None });
+        next.succeed(&store, &"dns.test".parse().unwrap());
+        next.set_fallback(fallback.certified());
+        assert_eq!(next.served().unwrap().chain, other.chain());
+        assert_eq!(next.origin(), Some(Origin::Acme));
+    }
+
     #[tokio::test]
     async fn open_connections_outlive_a_swap_and_the_next_sees_the_other_certificate() {
         let (folder, pki) = (Folder::new("handshake"), Pki::new());
@@ -511,7 +564,7 @@ mod tests {
         before.poll();
         let configured = |name: &str, files| {
             let store = CertStore::of(&Tls { name: name.parse().unwrap(), files });
-            store.succeed(&before);
+            store.succeed(&before, &name.parse().unwrap());
             store.poll();
             store.set_fallback(pki.leaf("dns.test", TODAY, TODAY + DAY).certified());
             store.served().unwrap().chain == leaf.chain()
@@ -520,7 +573,6 @@ mod tests {
 
         assert!(configured("dns.test", Some(nowhere.clone())));
         assert!(!configured("other.test", Some(nowhere)));
-        assert!(!configured("dns.test", None));
     }
 
     fn unfit(event: Option<StoreEvent>) -> String {
