@@ -41,7 +41,8 @@ impl Account {
         serde_json::from_str(&self.0).ok()
     }
 
-    fn key(&self) -> Option<PrivatePkcs8KeyDer<'static>> {
+    /// Its key.
+    pub(super) fn key(&self) -> Option<PrivatePkcs8KeyDer<'static>> {
         Some(self.credentials()?.private_key().clone_key())
     }
 }
