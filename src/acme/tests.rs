@@ -286,7 +286,7 @@ async fn a_certificate_for_the_ca_is_shown_while_it_looks_and_withdrawn_however_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_for_the_ca_is_withdrawn_with_an_order_that_is_dropped() {
+async fn a_certificate_for_the_ca_goes_with_an_order_that_is_dropped_and_comes_back_with_it() {
     let (lab, challenges) = Lab::of_tls_alpn(&Pki::new(), None);
     lab.ca.tell(|told| told.stuck = Some("pending"));
 
@@ -298,6 +298,14 @@ async fn a_certificate_for_the_ca_is_withdrawn_with_an_order_that_is_dropped() {
 
     drop(order);
     assert_eq!(challenges.names(), Vec::<String>::new());
+    // The CA is looking, and need not be told again.
+    let (pending, account) = (lab.journal.pending().unwrap(), lab.journal.account());
+    let job = Job { pending: Some(&pending), account: account.as_ref(), ..lab.job() };
+    let mut order = Box::pin(lab.order(&job));
+    assert!(tokio::time::timeout(minute, &mut order).await.is_err(), "the CA never decides");
+    assert_eq!(challenges.names(), ["home.test"]);
+    let told = lab.ca.requests().iter().filter(|request| *request == "POST /chall/1").count();
+    assert_eq!(told, 1);
 }
 
 #[tokio::test(start_paused = true)]

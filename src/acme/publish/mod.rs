@@ -54,7 +54,7 @@ impl Solver {
         }
     }
 
-    /// Whether `name` can be shown to be ours (RFC 8737 section 3 knows no wildcards).
+    /// Whether `name` can be shown to be ours: a CA finds no server by the name of a wildcard.
     pub(super) fn can_show(&self, name: &str) -> bool {
         match self {
             Self::Dns01 { .. } => true,

@@ -97,7 +97,11 @@ impl Told {
     fn answer(&mut self, request: &str, payload: &[u8]) -> (u16, &'static str, String) {
         let challenge = json!({
             "type": self.challenge, "url": "https://ca.test/chall/1", "token": "token",
-            "status": if self.stuck == Some("invalid") && self.proven { "invalid" } else { "pending" },
+            "status": match self.stuck.filter(|_| self.proven) {
+                Some("invalid") => "invalid",
+                Some("pending") => "processing",
+                _ => "pending",
+            },
             "error": if self.stuck == Some("invalid") && self.proven {
                 json!({"type": "urn:ietf:params:acme:error:unauthorized",
                        "detail": "no TXT\u{1b}[2J\nre\u{202e}cord"})
