@@ -21,7 +21,7 @@ use firstlight::lab::{Files, Step, Zone, commands, household, narrate};
 use firstlight::net::{DatagramListen, Listen, Threads};
 use firstlight::node::ports::Clock;
 use firstlight::ntp::server::TimeServer;
-use firstlight::tls::{CertStore, FallbackCa, KeyVault, server_config};
+use firstlight::tls::{CertStore, Challenges, FallbackCa, KeyVault, server_config};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
@@ -90,7 +90,12 @@ impl House {
             let config = server_config(Arc::clone(&store), Arc::clone(&clock), alpn).unwrap();
             Arc::new(move || Arc::clone(&config))
         };
-        let tls = Tls { dot: present(ALPN_DOT), doh: present(ALPN_DOH), doq: present(ALPN_DOQ) };
+        let tls = Tls {
+            dot: present(ALPN_DOT),
+            doh: present(ALPN_DOH),
+            doq: present(ALPN_DOQ),
+            challenges: Challenges::new(Arc::clone(&clock)),
+        };
 
         let runtime = Runtime::new().unwrap();
         let answer: Arc<dyn Answer> = Arc::<Zone>::default();

@@ -52,7 +52,7 @@ impl KeyPem {
     }
 
     /// The key itself, or what is wrong with it.
-    pub(super) fn pkcs8(&self) -> Result<PrivatePkcs8KeyDer<'static>, String> {
+    pub(in crate::acme) fn pkcs8(&self) -> Result<PrivatePkcs8KeyDer<'static>, String> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(self.0.as_bytes());
         key.map_err(|error| format!("a key that was kept is none: {error}"))
     }

@@ -1,10 +1,12 @@
 //! One order, from the account to the certificate.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error, Identifier,
-    NewOrder, Order, OrderStatus,
+    AuthorizationStatus, CertificateIdentifier, ChallengeStatus, Error, Identifier, NewOrder,
+    Order, OrderStatus,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -15,9 +17,10 @@ use super::certificate::{self, Chain, KeyPem};
 use super::fault::{failure, of_error, of_verdict, problem_type};
 use super::http::Http;
 use super::network::Transport;
-use super::publish::{Solver, TxtRecord};
+use super::publish::{self, Propagation, Publisher, Solver, TxtRecord};
 use super::{Ca, Failure};
 use crate::cert::Kind;
+use crate::tls::{Challenges, Presented};
 
 /// The first wait for a verdict; each later one is half as long again ...
 const FIRST: Duration = Duration::from_secs(1);
@@ -109,8 +112,9 @@ impl Issuer {
     /// Makes the order `job`, or goes on with the one that is pending. It ends within
     /// [`super::Deadlines::order`], or at most [`super::Deadlines::publish`] later.
     ///
-    /// What was published is withdrawn, unless the order can be gone on with: the CA may be looking.
-    /// It then is in the [`Pending`] of the journal, as it is if this is dropped half-way.
+    /// What was published in DNS is withdrawn, unless the order can be gone on with: the CA may be
+    /// looking. It then is in the [`Pending`] of the journal, as it is if this is dropped half-way.
+    /// A certificate for the CA is shown for as long as this takes.
     pub async fn carry_out(&self, job: &Job<'_>, journal: &dyn Journal) -> Outcome {
         let mut run = Run {
             issuer: self,
@@ -118,6 +122,7 @@ impl Issuer {
             journal,
             http: Http::new(self.0.clone(), job.ca.roots.clone()),
             pending: job.pending.clone(),
+            presented: Vec::new(),
             accepted: false,
         };
         let limit = self.0.deadlines.order;
@@ -150,22 +155,30 @@ struct Run<'a> {
     journal: &'a dyn Journal,
     http: Http,
     pending: Pending,
+    presented: Vec<Presented>,
     accepted: bool,
 }
 
 impl Run<'_> {
     async fn order(&mut self) -> Result<Chain, Failure> {
-        let account = self.account().await?;
-        let mut order = match self.resumed(&account).await? {
+        let solver = self.job.solver;
+        if let Some(name) = self.pending.names.iter().find(|name| !solver.can_show(name)) {
+            let detail = format!(
+                "{name} cannot be shown to be ours by TLS-ALPN-01; a wildcard needs DNS-01"
+            );
+            return Err(failure(Kind::Refused, &detail));
+        }
+        let (account, at_ca) = self.account().await?;
+        let mut order = match self.resumed(&at_ca).await? {
             Some(order) => order,
-            None => self.placed(&account).await?,
+            None => self.placed(&at_ca).await?,
         };
         let (mut proven, mut finalized) = (false, false);
         let mut patience = self.patience();
         loop {
             match order.state().status {
                 OrderStatus::Pending if !proven => {
-                    self.prove(&mut order).await?;
+                    self.prove(&mut order, &account).await?;
                     (proven, patience) = (true, self.patience());
                     self.poll(&mut order, &mut patience, Kind::Validation).await?;
                 }
@@ -186,14 +199,15 @@ impl Run<'_> {
         }
     }
 
-    async fn account(&self) -> Result<instant_acme::Account, Failure> {
+    async fn account(&self) -> Result<(Account, instant_acme::Account), Failure> {
         let Job { ca, account, register, .. } = *self.job;
         if let Some(url) = account.url.clone().filter(|_| !register) {
-            return self.issuer.opened(ca, account, url, &self.http).await;
+            let opened = self.issuer.opened(ca, account, url, &self.http).await?;
+            return Ok((account.clone(), opened));
         }
         let (account, opened) = self.issuer.registered(ca, account, &self.http).await?;
         self.journal.account(&account);
-        Ok(opened)
+        Ok((account, opened))
     }
 
     /// The order that is pending; `None` if there is none, or nothing can come of it.
@@ -259,16 +273,25 @@ impl Run<'_> {
     }
 
     /// Shows the CA that each name is ours, and tells it to look.
-    async fn prove(&mut self, order: &mut Order) -> Result<(), Failure> {
-        let records = self.records(order).await?;
-        self.publish(&records).await?;
+    async fn prove(&mut self, order: &mut Order, account: &Account) -> Result<(), Failure> {
+        let solver = self.job.solver;
+        let wanted = self.wanted(order).await?;
+        match solver {
+            Solver::Dns01 { publisher, propagation } => {
+                let unseen = wanted.iter().filter(|wanted| !wanted.processing);
+                let records: Vec<_> =
+                    unseen.map(|wanted| TxtRecord::new(&wanted.name, &wanted.value)).collect();
+                self.publish(&records, &**publisher, &**propagation).await?;
+            }
+            Solver::TlsAlpn01 { challenges } => self.present(&wanted, challenges, account)?,
+        }
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization.map_err(|error| self.fault(&error))?;
             if authorization.status != AuthorizationStatus::Pending {
                 continue;
             }
-            if let Some(mut challenge) = authorization.challenge(ChallengeType::Dns01)
+            if let Some(mut challenge) = authorization.challenge(solver.challenge_type())
                 && challenge.status == ChallengeStatus::Pending
             {
                 challenge.set_ready().await.map_err(|error| self.objection(&error))?;
@@ -278,8 +301,9 @@ impl Run<'_> {
     }
 
     /// What the CA wants to see.
-    async fn records(&self, order: &mut Order) -> Result<Vec<TxtRecord>, Failure> {
-        let mut records = Vec::new();
+    async fn wanted(&self, order: &mut Order) -> Result<Vec<Wanted>, Failure> {
+        let solver = self.job.solver;
+        let mut found = Vec::new();
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization.map_err(|error| self.fault(&error))?;
@@ -289,19 +313,47 @@ impl Run<'_> {
             let Identifier::Dns(name) = authorization.identifier().identifier.clone() else {
                 return Err(failure(Kind::Garbage, "it asks for what is no name"));
             };
-            let challenge = authorization.challenge(ChallengeType::Dns01).ok_or_else(|| {
-                failure(Kind::Refused, &format!("it takes no record in DNS as proof for {name}"))
+            let challenge = authorization.challenge(solver.challenge_type()).ok_or_else(|| {
+                let detail = format!("it takes no {} as proof for {name}", solver.proof());
+                failure(Kind::Refused, &detail)
             })?;
-            if challenge.status == ChallengeStatus::Pending {
-                records.push(TxtRecord::new(&name, &challenge.key_authorization().dns_value()));
-            }
+            let processing = match challenge.status {
+                ChallengeStatus::Pending => false,
+                ChallengeStatus::Processing => true,
+                ChallengeStatus::Invalid | ChallengeStatus::Valid => continue,
+            };
+            let value = challenge.key_authorization().dns_value();
+            found.push(Wanted { name, token: challenge.token.clone(), value, processing });
         }
-        Ok(records)
+        Ok(found)
+    }
+
+    /// Shows certificates to the CA from here on.
+    fn present(
+        &mut self,
+        wanted: &[Wanted],
+        challenges: &Arc<Challenges>,
+        account: &Account,
+    ) -> Result<(), Failure> {
+        let key = account.key.pkcs8().map_err(|error| failure(Kind::Garbage, &error))?;
+        for Wanted { name, token, .. } in wanted {
+            let unfit = |error: &dyn fmt::Display| {
+                failure(Kind::Garbage, &format!("{name} has no certificate for its CA: {error}"))
+            };
+            let made = publish::certificate(&key, name, token).map_err(|error| unfit(&error))?;
+            let shown = challenges.present(name, made).map_err(|error| unfit(&error))?;
+            self.presented.push(shown);
+        }
+        Ok(())
     }
 
     /// Publishes `records`, and waits until they are seen.
-    async fn publish(&mut self, records: &[TxtRecord]) -> Result<(), Failure> {
-        let Solver::Dns01 { publisher, propagation } = self.job.solver;
+    async fn publish(
+        &mut self,
+        records: &[TxtRecord],
+        publisher: &dyn Publisher,
+        propagation: &dyn Propagation,
+    ) -> Result<(), Failure> {
         let deadlines = &self.issuer.0.deadlines;
         for record in records {
             if !self.pending.published.contains(record) {
@@ -391,10 +443,11 @@ impl Run<'_> {
 
     /// Takes back what was published. What cannot be taken back is tried again with the next order.
     async fn withdraw(&mut self) {
+        // Another solver leaves what an order by DNS-01 has left to the next one of these.
+        let Solver::Dns01 { publisher, .. } = self.job.solver else { return };
         if self.pending.published.is_empty() {
             return;
         }
-        let Solver::Dns01 { publisher, .. } = self.job.solver;
         let limit = self.issuer.0.deadlines.publish;
         let mut left = self.pending.published.clone();
         let all = async {
@@ -433,6 +486,16 @@ impl Run<'_> {
     fn fault(&self, error: &Error) -> Failure {
         of_error(error, &self.http)
     }
+}
+
+/// What a CA wants to see of a name.
+struct Wanted {
+    name: String,
+    token: String,
+    /// The hash of the key authorization (RFC 8555 section 8.4).
+    value: String,
+    /// It is looking already.
+    processing: bool,
 }
 
 /// Records that are remembered for being taken back later.

@@ -15,8 +15,8 @@ use ca::{Fault, FaultyCa, Quiet, Told};
 use super::*;
 use crate::cert::Kind;
 use crate::clock::UnixTime;
-use crate::tls::Client;
 use crate::tls::pki::{DAY, FakeClock, Pki, TODAY};
+use crate::tls::{Challenges, Client};
 
 /// Each request of an order, in turn.
 const STEPS: &[&str] = &[
@@ -252,6 +252,97 @@ async fn records_that_cannot_be_taken_back_are_the_next_order_s_matter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_for_the_ca_is_shown_while_it_looks_and_withdrawn_however_the_order_ends() {
+    let pki = Pki::new();
+    let (lab, challenges) = Lab::of_tls_alpn(&pki, None);
+    lab.order(&lab.job()).await.result.unwrap();
+    assert_eq!(lab.ca.told(|told| told.found.clone()), ["home.test"]);
+    assert_eq!(challenges.names(), Vec::<String>::new());
+
+    for &step in STEPS {
+        for fault in [Fault::Cut, Fault::Page(503), Fault::Problem(403, "rejectedIdentifier")] {
+            let (lab, challenges) = Lab::of_tls_alpn(&pki, Some((step, fault)));
+            let outcome = lab.order(&lab.job()).await;
+
+            assert_eq!(outcome.result.unwrap_err().kind, class(step, fault), "{step} {fault:?}");
+            assert_eq!(challenges.names(), Vec::<String>::new(), "{step} {fault:?}");
+            // It has no part in what is kept, and is shown again to a CA that looks again.
+            let pending = lab.journal.pending().unwrap_or(lab.pending.clone());
+            if pending.url.is_none() {
+                continue;
+            }
+            assert_eq!(pending.published, []);
+            lab.ca.tell(|told| told.fault = None);
+            let account = lab.journal.account().unwrap();
+            let job = Job { pending: &pending, account: &account, ..lab.job() };
+            lab.order(&job).await.result.unwrap();
+            let found = lab.ca.told(|told| told.found.clone());
+            assert!(found.iter().all(|name| name == "home.test") && !found.is_empty(), "{found:?}");
+            assert_eq!(challenges.names(), Vec::<String>::new(), "{step} {fault:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_for_the_ca_goes_with_an_order_that_is_dropped_and_comes_back_with_it() {
+    let (lab, challenges) = Lab::of_tls_alpn(&Pki::new(), None);
+    lab.ca.tell(|told| told.stuck = Some("pending"));
+
+    let job = lab.job();
+    let mut order = Box::pin(lab.order(&job));
+    let minute = Duration::from_secs(60);
+    assert!(tokio::time::timeout(minute, &mut order).await.is_err(), "the CA never decides");
+    assert_eq!(challenges.names(), ["home.test"]);
+
+    drop(order);
+    assert_eq!(challenges.names(), Vec::<String>::new());
+    // The CA is looking, and need not be told again.
+    let (pending, account) = (lab.journal.pending().unwrap(), lab.journal.account().unwrap());
+    let job = Job { pending: &pending, account: &account, ..lab.job() };
+    let mut order = Box::pin(lab.order(&job));
+    assert!(tokio::time::timeout(minute, &mut order).await.is_err(), "the CA never decides");
+    assert_eq!(challenges.names(), ["home.test"]);
+    let told = lab.ca.requests().iter().filter(|request| *request == "POST /chall/1").count();
+    assert_eq!(told, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_certificate_can_show_is_refused_in_clear_words() {
+    let pki = Pki::new();
+    let (lab, challenges) = Lab::of_tls_alpn(&pki, None);
+    let names = ["home.test".to_owned(), "*.home.test".to_owned()];
+
+    let pending = Pending::fresh("test", &names).unwrap();
+    let outcome = lab.order(&Job { pending: &pending, ..lab.job() }).await;
+
+    let failure = outcome.result.unwrap_err();
+    assert_eq!(failure.kind, Kind::Refused);
+    let words = "*.home.test cannot be shown to be ours by TLS-ALPN-01; a wildcard needs DNS-01";
+    assert_eq!(failure.detail, words);
+    assert_eq!(lab.ca.requests(), Vec::<String>::new());
+
+    // A CA that takes something else.
+    lab.ca.tell(|told| told.challenge = "dns-01");
+    let failure = lab.order(&lab.job()).await.result.unwrap_err();
+    assert_eq!(failure.kind, Kind::Refused);
+    let words = "it takes no certificate that is shown by TLS as proof for home.test";
+    assert_eq!(failure.detail, words);
+    assert_eq!(challenges.names(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_dns_01_has_left_behind_waits_for_an_order_that_can_take_it_back() {
+    let (lab, _) = Lab::of_tls_alpn(&Pki::new(), None);
+    let left = TxtRecord::new("home.test", "left");
+    lab.publisher.0.lock().unwrap().records.push(left.clone());
+    let pending = Pending { published: vec![left], ..lab.pending.clone() };
+
+    lab.order(&Job { pending: &pending, ..lab.job() }).await.result.unwrap();
+
+    assert_eq!(lab.journal.pending().unwrap().published, pending.published);
+}
+
+#[tokio::test(start_paused = true)]
 async fn profiles_and_what_is_replaced_are_asked_for_where_the_ca_has_them() {
     let pki = Pki::new();
     let lab = Lab::new(&pki, None);
@@ -359,6 +450,7 @@ impl Lab {
         let pending = Pending::fresh("test", &["home.test".to_owned()]).unwrap();
         let mut told = Told::default();
         (told.fault, told.pem) = (fault, certificate(&pending.key, "home.test"));
+        told.challenge = "dns-01";
         let leaf = pki.leaf("ca.test", TODAY - DAY, TODAY + DAY);
         let acceptor = TlsAcceptor::from(leaf.server(&[b"http/1.1"]));
         let ca = FaultyCa { told: Arc::new(Mutex::new(told)), acceptor };
@@ -389,6 +481,18 @@ impl Lab {
             account,
             pending,
         }
+    }
+
+    /// One that shows certificates, and where.
+    fn of_tls_alpn(pki: &Pki, fault: Option<(&'static str, Fault)>) -> (Self, Arc<Challenges>) {
+        let challenges = Challenges::new(FakeClock::at(TODAY));
+        let mut lab = Self::new(pki, fault);
+        lab.solver = Solver::TlsAlpn01 { challenges: Arc::clone(&challenges) };
+        lab.ca.tell(|told| {
+            told.challenge = "tls-alpn-01";
+            told.looks_at = Some(Arc::clone(&challenges));
+        });
+        (lab, challenges)
     }
 
     fn job(&self) -> Job<'_> {

@@ -10,6 +10,7 @@ mod inception;
 mod keep;
 mod leap;
 mod logging;
+mod lookup;
 mod nts;
 mod pools;
 mod recursion;

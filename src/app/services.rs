@@ -36,7 +36,9 @@ use crate::ntp::nts::cookies::CookieKeys;
 use crate::ntp::nts::serve::{KeyExchange, KeyExchangeListen};
 use crate::ntp::server::{TimeServer, rate};
 use crate::ntp::wire::reference_id;
-use crate::tls::{self, CertStore, FallbackCa, KeyVault, server_config, server_config_of_tls13};
+use crate::tls::{
+    self, CertStore, Challenges, FallbackCa, KeyVault, server_config, server_config_of_tls13,
+};
 use crate::upstream::Pool;
 use crate::wire::Name;
 
@@ -364,6 +366,8 @@ pub(super) struct Identity {
     config: Config,
     state: Arc<StateDir>,
     clock: Arc<dyn Clock>,
+    /// What certificate authorities look for on the DoH port.
+    pub(super) challenges: Arc<Challenges>,
 }
 
 #[derive(Debug)]
@@ -380,7 +384,8 @@ struct Identified {
 impl Identity {
     fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
         let (config, state, clock) = (config.clone(), Arc::clone(state), Arc::clone(clock));
-        Self { served: OnceLock::new(), config, state, clock }
+        let challenges = Challenges::new(Arc::clone(&clock));
+        Self { served: OnceLock::new(), config, state, clock, challenges }
     }
 
     fn served(&self) -> &ArcSwap<Identified> {
@@ -416,6 +421,7 @@ impl Identity {
             dot: Arc::new(move || Arc::clone(&dot.served().load().dot)),
             doh: Arc::new(move || Arc::clone(&doh.served().load().doh)),
             doq: Arc::new(move || Arc::clone(&doq.served().load().doq)),
+            challenges: Arc::clone(&self.challenges),
         }
     }
 

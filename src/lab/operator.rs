@@ -17,7 +17,7 @@ use crate::dns::listen::{
 use crate::dns::{BoxFuture, Client};
 use crate::names::{Entry, Names};
 use crate::node::ports::Clock;
-use crate::tls::{CertStore, server_config};
+use crate::tls::{CertStore, Challenges, server_config};
 use crate::wire::{Header, Hop, Note, Query, Rcode, Reply, Section, Type, malformed};
 
 /// A resolver that speaks one encrypted transport.
@@ -44,7 +44,8 @@ impl Operator {
             Ok::<_, WorldError>(Arc::new(move || Arc::clone(&config)))
         };
         let (dot, doh, doq) = (present(ALPN_DOT)?, present(ALPN_DOH)?, present(ALPN_DOQ)?);
-        let tls = Tls { dot, doh, doq };
+        let challenges = Challenges::new(Arc::clone(truth));
+        let tls = Tls { dot, doh, doq, challenges };
         let mut places = Places { path: PATH.to_owned(), ..Places::default() };
         match transport {
             Transport::Doh => places.doh.push(address),

@@ -2,6 +2,7 @@
 //!
 //! One provider (ring) and one clock (ours) for every connection, in and out.
 
+mod challenge;
 mod client;
 mod fallback;
 mod pair;
@@ -22,6 +23,7 @@ use crate::clock::{UnixTime, magnitude};
 use crate::node::ports::Clock;
 use crate::wire::Name;
 
+pub use challenge::{ALPN_CHALLENGE, ChallengeError, Challenges, Presented};
 pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use pair::{Misfit, certified, held, issuer};

@@ -4,6 +4,10 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+#[path = "../script/mod.rs"]
+#[expect(dead_code, reason = "other listeners are in other tests")]
+mod script;
+mod tls_alpn;
 mod world;
 
 use std::fs;
@@ -39,6 +43,18 @@ fn main() {
         needing("pebble", "a_ca_that_forgot_the_account_gets_the_same_key_again", amnesia),
         needing("pebble", "an_order_cut_off_is_gone_on_with", resumed),
         needing("pebble", "a_name_that_is_not_shown_to_be_ours_is_told_in_the_ca_s_words", invalid),
+        needing(
+            "pebble",
+            "two_names_by_certificates_on_the_doh_port_while_a_client_goes_on_asking",
+            tls_alpn::order,
+        ),
+        Trial::test(
+            "a_certificate_for_a_ca_is_shown_to_who_asks_for_it_alone_and_nothing_else_is",
+            || {
+                tls_alpn::shown();
+                Ok(())
+            },
+        ),
         Trial::test("a_hook_is_fenced", || {
             fenced();
             Ok(())

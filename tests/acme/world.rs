@@ -190,7 +190,7 @@ impl Pebble {
         let text = format!(
             "{{\"pebble\": {{\"listenAddress\": \"{address}\", \
              \"managementListenAddress\": \"{}\", \"certificate\": \"{}\", \"privateKey\": \"{}\", \
-             \"httpPort\": 5002, \"tlsPort\": 5001, \"ocspResponderURL\": \"\", \
+             \"httpPort\": 5002, \"tlsPort\": {DOH_PORT}, \"ocspResponderURL\": \"\", \
              \"externalAccountBindingRequired\": {}, \"externalAccountMACKeys\": {{{keys}}}}}}}",
             lab.place(40, 15000),
             lab.path("pebble.pem").display(),
@@ -359,6 +359,10 @@ impl Knot {
     }
 }
 
+/// The machine that every name belongs to, and the port by which pebble looks for certificates there.
+pub(crate) const DOH_HOST: u8 = 46;
+pub(crate) const DOH_PORT: u16 = 5001;
+
 /// pebble's own DNS server, which is told what to say over HTTP.
 pub(crate) struct Challtestsrv {
     pub(crate) dns: SocketAddr,
@@ -370,7 +374,8 @@ impl Challtestsrv {
     pub(crate) fn start(lab: &Lab) -> Self {
         let (dns, management) = (lab.place(42, 8053), lab.place(42, 8055));
         let mut command = Command::new(find("pebble-challtestsrv").unwrap());
-        command.args(["-http01", "", "-https01", "", "-tlsalpn01", ""]);
+        command.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
+        command.args(["-defaultIPv4", &lab.address(DOH_HOST).to_string()]);
         command.args(["-dns01", &dns.to_string(), "-management", &management.to_string()]);
         let process = Running::start(&mut command, &lab.path("challtestsrv.log"));
         listens(management);

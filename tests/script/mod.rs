@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use firstlight::cache::Near;
+use firstlight::config::ClockMode;
 use firstlight::dns::listen::{
     ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Places, PresentConfig, Quick, Tls,
 };
 use firstlight::dns::{BoxFuture, Client};
+use firstlight::host::clock::MachineClock;
+use firstlight::host::kernel::{KernelClock, OsClock as _};
+use firstlight::tls::Challenges;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -112,7 +116,13 @@ pub(crate) fn tls() -> (Tls, CertificateDer<'static>) {
         let config = Arc::new(config);
         Arc::new(move || Arc::clone(&config))
     };
-    let tls = Tls { dot: config(ALPN_DOT), doh: config(ALPN_DOH), doq: config(ALPN_DOQ) };
+    let clock = MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock));
+    let tls = Tls {
+        dot: config(ALPN_DOT),
+        doh: config(ALPN_DOH),
+        doq: config(ALPN_DOQ),
+        challenges: Challenges::new(Arc::new(clock)),
+    };
     (tls, certificate)
 }
 

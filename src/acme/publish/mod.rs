@@ -2,16 +2,21 @@
 
 mod acme_dns;
 mod hook;
+mod tls_alpn;
 mod update;
 
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use instant_acme::ChallengeType;
 use serde::{Deserialize, Serialize};
+
+use crate::tls::Challenges;
 
 pub use acme_dns::{AcmeDns, AcmeDnsAccount};
 pub use hook::Hook;
+pub(super) use tls_alpn::certificate;
 pub use update::{DnsUpdate, TsigHash};
 
 /// By which challenge names are shown to be ours.
@@ -25,6 +30,37 @@ pub enum Solver {
         /// Tells when they are to be seen.
         propagation: Arc<dyn Propagation>,
     },
+    /// By certificates that are shown where DNS over HTTPS is served, on port 443 as the CA sees it
+    /// (RFC 8737). Wildcards cannot be shown to be ours in this way.
+    TlsAlpn01 {
+        /// Shows them.
+        challenges: Arc<Challenges>,
+    },
+}
+
+impl Solver {
+    pub(super) const fn challenge_type(&self) -> ChallengeType {
+        match self {
+            Self::Dns01 { .. } => ChallengeType::Dns01,
+            Self::TlsAlpn01 { .. } => ChallengeType::TlsAlpn01,
+        }
+    }
+
+    /// What it shows, in words.
+    pub(super) const fn proof(&self) -> &'static str {
+        match self {
+            Self::Dns01 { .. } => "record in DNS",
+            Self::TlsAlpn01 { .. } => "certificate that is shown by TLS",
+        }
+    }
+
+    /// Whether `name` can be shown to be ours: a CA finds no server by the name of a wildcard.
+    pub(super) fn can_show(&self, name: &str) -> bool {
+        match self {
+            Self::Dns01 { .. } => true,
+            Self::TlsAlpn01 { .. } => !name.starts_with("*."),
+        }
+    }
 }
 
 /// A record that a CA looks for.

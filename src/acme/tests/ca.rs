@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::acme::{Network, Stream};
+use crate::tls::Challenges;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fault {
@@ -48,6 +49,11 @@ pub(super) struct Told {
     /// The state that the order does not leave.
     pub(super) stuck: Option<&'static str>,
     pub(super) pem: String,
+    /// The type of the one challenge there is.
+    pub(super) challenge: &'static str,
+    /// Where it looks when it is told to, and for which names it found something there.
+    pub(super) looks_at: Option<Arc<Challenges>>,
+    pub(super) found: Vec<String>,
     requests: Vec<String>,
     pub(super) connections: usize,
     /// No connection is kept.
@@ -90,8 +96,12 @@ impl Told {
     /// Status, further headers and body for `request`, whose payload is given.
     fn answer(&mut self, request: &str, payload: &[u8]) -> (u16, &'static str, String) {
         let challenge = json!({
-            "type": "dns-01", "url": "https://ca.test/chall/1", "token": "token",
-            "status": if self.stuck == Some("invalid") && self.proven { "invalid" } else { "pending" },
+            "type": self.challenge, "url": "https://ca.test/chall/1", "token": "token",
+            "status": match self.stuck.filter(|_| self.proven) {
+                Some("invalid") => "invalid",
+                Some("pending") => "processing",
+                _ => "pending",
+            },
             "error": if self.stuck == Some("invalid") && self.proven {
                 json!({"type": "urn:ietf:params:acme:error:unauthorized",
                        "detail": "no TXT\u{1b}[2J\nre\u{202e}cord"})
@@ -133,10 +143,13 @@ impl Told {
             ),
             "POST /chall/1" => {
                 self.proven = true;
+                if let Some(challenges) = &self.looks_at {
+                    self.found.extend(challenges.names());
+                }
                 (
                     200,
                     "",
-                    json!({"type": "dns-01", "url": "https://ca.test/chall/1",
+                    json!({"type": self.challenge, "url": "https://ca.test/chall/1",
                                  "token": "token", "status": "processing"})
                     .to_string(),
                 )

@@ -6,22 +6,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::{PresentConfig, Shared, count, doh, stream};
 use crate::dns::{Client, Protocol};
 use crate::net::{Accepting, Listen, Slot, Welcome};
+use crate::tls::{ALPN_CHALLENGE, Challenges};
 
 /// What is spoken on the connections.
 #[derive(Clone)]
 pub(super) enum Kind {
     Tcp,
     Dot(PresentConfig),
-    Doh(PresentConfig),
+    Doh(PresentConfig, Arc<Challenges>),
 }
 
 /// Listeners of one kind.
@@ -50,7 +52,7 @@ impl Listen for StreamListen {
         match self.kind {
             Kind::Tcp => "DNS over TCP",
             Kind::Dot(_) => "DNS over TLS",
-            Kind::Doh(_) => "DNS over HTTPS",
+            Kind::Doh(..) => "DNS over HTTPS",
         }
     }
 }
@@ -111,12 +113,18 @@ async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link
     match kind {
         Kind::Tcp => stream::serve(stream, client(Protocol::Tcp), link).await,
         Kind::Dot(config) => {
-            if let Some(stream) = handshake(&config, stream, address, &mut link).await {
+            let accept = TlsAcceptor::from(config()).accept(stream);
+            if let Some(stream) = handshake(accept, address, &mut link).await {
                 stream::serve(stream, client(Protocol::Dot), link).await;
             }
         }
-        Kind::Doh(config) => {
-            if let Some(stream) = handshake(&config, stream, address, &mut link).await {
+        Kind::Doh(config, challenges) => {
+            let accept = accept_doh(stream, config, challenges);
+            let Some(mut stream) = handshake(accept, address, &mut link).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(ALPN_CHALLENGE) {
+                tracing::debug!(client = %address, "a certificate authority was shown a challenge");
+                stream::close(&mut stream).await;
+            } else {
                 // Boxed: every connection's task would have room for HTTP's state otherwise.
                 Box::pin(doh::serve(stream, client(Protocol::Doh), link)).await;
             }
@@ -124,14 +132,24 @@ async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link
     }
 }
 
+/// Shakes hands as for DNS over HTTPS, or shows the challenge that is looked for.
+async fn accept_doh(
+    stream: TcpStream,
+    config: PresentConfig,
+    challenges: Arc<Challenges>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let challenge = challenges.sought_by(&begun.client_hello());
+    begun.into_stream(challenge.unwrap_or_else(|| config())).await
+}
+
 /// Boxed and dropped once done: its state is far larger than that of the connection that follows.
 fn handshake<'a>(
-    config: &PresentConfig,
-    stream: TcpStream,
+    accept: impl Future<Output = io::Result<TlsStream<TcpStream>>> + Send + 'a,
     address: SocketAddr,
     link: &'a mut Link,
 ) -> impl Future<Output = Option<Box<TlsStream<TcpStream>>>> + 'a {
-    let accept = Box::new(TlsAcceptor::from(config()).accept(stream));
+    let accept = Box::pin(accept);
     async move {
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(link.shared.limits.handshake, accept) => accepted,

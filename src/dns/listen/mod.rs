@@ -29,6 +29,7 @@ use crate::cache::Near;
 use crate::config::Config;
 use crate::dns::{BoxFuture, Client};
 use crate::net::{Admission, Admitted, DatagramListen, KeepOpen, Refused, Slot, Tally};
+use crate::tls::Challenges;
 
 /// The ALPN protocol of DNS over TLS (RFC 7858 section 3.2 leaves it optional; IANA registers `dot`).
 pub const ALPN_DOT: &[&[u8]] = &[b"dot"];
@@ -87,6 +88,8 @@ pub struct Tls {
     pub doh: PresentConfig,
     /// For DNS over QUIC; its ALPN protocols are [`ALPN_DOQ`].
     pub doq: PresentConfig,
+    /// What certificate authorities look for where DNS over HTTPS is served (RFC 8737).
+    pub challenges: Arc<Challenges>,
 }
 
 impl Debug for Tls {
@@ -242,7 +245,7 @@ impl Listeners {
             ),
             tcp: streams(Kind::Tcp, &places.dns),
             dot: streams(Kind::Dot(tls.dot), &places.dot),
-            doh: streams(Kind::Doh(tls.doh), &places.doh),
+            doh: streams(Kind::Doh(tls.doh, tls.challenges), &places.doh),
             doq: KeepOpen::start(
                 QuicListen::new(tls.doq, Arc::clone(&shared), runtime.clone()),
                 &places.doq,

@@ -39,7 +39,7 @@ where
         reading: true,
     };
     match connection.run().await {
-        End::Done => connection.close().await,
+        End::Done => close(&mut connection.stream).await,
         End::Late => count(&shared.counters.cut),
         End::Gone => {}
     }
@@ -213,18 +213,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         Ok(())
     }
+}
 
-    /// Says farewell (`close_notify`, FIN), and waits a little for the client's: a socket closed
-    /// with unread input resets the connection, and the reset overtakes the last answers.
-    async fn close(&mut self) {
-        let farewell = async {
-            self.stream.shutdown().await?;
-            let mut ignored = [0; 512];
-            while self.stream.read(&mut ignored).await? > 0 {}
-            std::io::Result::Ok(())
-        };
-        let _ = timeout(CLOSE, farewell).await;
-    }
+/// Says farewell (`close_notify`, FIN), and waits a little for the client's: a socket closed
+/// with unread input resets the connection, and the reset overtakes the last answers.
+pub(super) async fn close(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let farewell = async {
+        stream.shutdown().await?;
+        let mut ignored = [0; 512];
+        while stream.read(&mut ignored).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = timeout(CLOSE, farewell).await;
 }
 
 /// The first message of `input`, which stands behind its length in two octets
