@@ -11,6 +11,7 @@ mod http;
 mod network;
 mod order;
 mod publish;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
 mod window;
