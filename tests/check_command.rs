@@ -151,6 +151,131 @@ fn a_certificate_must_fit_its_key_and_carry_the_name() {
     assert!(check_pair("ns.home.lan", "key.pem").contains("does not carry the name `ns.home.lan`"));
 }
 
+/// `[acme]` as far as every test has it.
+const ORDERED: &str = "[tls]\nname = \"dns.example.org\"\n[acme]\nagree = true\n";
+
+#[test]
+fn files_of_acme_are_read_as_the_daemon_reads_them() {
+    let folder = Folder::fresh();
+    let secret = |name: &str, content: &str, mode| {
+        let file = folder.write(name, content);
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    secret("tsig.key", "c2VjcmV0\n", 0o600);
+    secret("eab.key", "c2VjcmV0\n", 0o640);
+    secret("open.key", "c2VjcmV0\n", 0o644);
+    secret("accounts.json", ACCOUNTS, 0o600);
+    secret("hook", "#!/bin/sh\n", 0o755);
+    secret("open-hook", "#!/bin/sh\n", 0o777);
+    folder.write("empty.pem", "");
+    let update = "[acme.update]\naddress = \"192.0.2.1\"\nzone = \"example.org\"\n\
+                  key_name = \"k\"\nkey_file = \"tsig.key\"\n";
+    let hook = format!("[acme.hook]\nprogram = \"{}/hook\"\n", folder.0.display());
+    let acme_dns = "[acme.acme_dns]\nurl = \"https://a.example\"\naccounts = \"accounts.json\"\n";
+    let ca = "[[acme.ca]]\nname = \"zerossl\"\neab_kid = \"k\"\neab_key_file = \"eab.key\"\n";
+    let told = |names: &str, rest: &str| {
+        let text = format!("{}{ORDERED}{names}\n{rest}{SOUND}", folder.quiet());
+        let file = folder.write("f.toml", text);
+        let (code, _, report) = check(&["--config", file.to_str().unwrap()]);
+        assert_eq!(code, 0, "{report}");
+        report
+    };
+
+    for sound in [format!("{update}{ca}"), hook.clone(), acme_dns.to_owned()] {
+        assert_eq!(told("", &sound), "");
+    }
+    let names = "names = [\"*.example.org\", \"dns.example.org\", \"a.example.org\", \
+                 \"*.a.example.org\"]";
+    for (names, rest, place, message) in [
+        ("", update.replace("tsig.key", "gone.key"), ":24:12\n", "gone.key: No such file"),
+        ("", update.replace("tsig.key", "accounts.json"), ":24:12\n", "not hold a key in base64"),
+        ("", update.replace("tsig.key", "open.key"), ":24:12\n", "(mode 0644)"),
+        (
+            "",
+            update.to_owned() + &ca.replace("eab.key", "accounts.json"),
+            ":28:16\n",
+            "key in base64url",
+        ),
+        ("", update.to_owned() + &ca.replace("eab.key", "open.key"), ":28:16\n", "(mode 0644)"),
+        ("", format!("{update}{ca}ca = \"empty.pem\"\n"), ":29:6\n", "empty.pem: no certificate"),
+        ("", hook.replace("hook\"", "gone\""), ":21:11\n", "gone: No such file"),
+        ("", hook.replace("/hook\"", "/open-hook\""), ":21:11\n", "others may write it"),
+        ("", acme_dns.replace("accounts.json", "tsig.key"), ":22:12\n", "this is no JSON"),
+        ("", format!("{acme_dns}ca = \"empty.pem\"\n"), ":23:6\n", "empty.pem: no certificate"),
+        (
+            names,
+            acme_dns.to_owned(),
+            ":22:12\n",
+            "holds no account for `a.example.org`, `example.org`",
+        ),
+    ] {
+        let report = told(names, &rest);
+        assert!(report.contains(place) && report.contains(message), "{message}\n{report}");
+        assert_eq!(report.matches("warning: ").count(), 1, "{report}");
+        assert!(!report.contains("hunter2"), "{report}");
+    }
+}
+
+const ACCOUNTS: &str = r#"{"dns.example.org": {"fulldomain": "d.a.example", "subdomain": "d",
+    "username": "u", "password": "hunter2"}}"#;
+
+#[test]
+fn two_boxes_of_a_pair_are_told_where_they_lock_each_other_out() {
+    let folder = Folder::fresh();
+    let hook = folder.write("hook", "#!/bin/sh\n");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let hook = format!("[acme.hook]\nprogram = \"{}\"\n", hook.display());
+    let of = |name: &str, rest: &str| {
+        let text = format!("{}{ORDERED}{rest}\n{hook}{SOUND}", folder.quiet());
+        folder.write(name, text).to_str().unwrap().to_owned()
+    };
+    let pair = |one: &str, other: &str| {
+        let (code, sum, report) = check(&["--config", one, "--pair", other]);
+        assert_eq!(code, 0, "{report}");
+        assert!(sum.starts_with(one), "{sum}");
+        report
+    };
+    let named = |own: &str| format!("names = [\"dns.example.org\", \"{own}.example.org\"]\n");
+    let (one, other) = (of("1.toml", &named("pi1")), of("2.toml", &named("pi2")));
+    let sound = of("3.toml", &(named("pi2") + "life_percent = 55\n"));
+    let twin = of("4.toml", &(named("pi1") + "life_percent = 55\n"));
+
+    assert_eq!(pair(&one, &sound), "");
+    let report = pair(&one, &other);
+    assert!(report.contains("2.toml renews after 60 % of the life, too"), "{report}");
+    assert!(
+        report.contains("1.toml:17:1\n") && report.matches("warning: ").count() == 1,
+        "{report}"
+    );
+    let report = pair(&one, &twin);
+    assert!(report.contains("4.toml orders for exactly these names of `letsencrypt`"), "{report}");
+    assert!(
+        report.contains("1.toml:19:9\n") && report.matches("warning: ").count() == 1,
+        "{report}"
+    );
+
+    // At another CA, or under another name.
+    let ca = "[[acme.ca]]\nname = \"own\"\ndirectory = \"https://ca.example.org/\"\n";
+    let apart = of("5.toml", &(named("pi1") + "life_percent = 55\n" + ca));
+    assert_eq!(pair(&one, &apart), "");
+    let text = fs::read_to_string(&sound).unwrap();
+    let text = text.replace("dns.example.org", "ns.example.org");
+    let stranger = folder.write("6.toml", text);
+    let report = pair(&one, stranger.to_str().unwrap());
+    assert!(report.contains("neither certificate would have the other's name"), "{report}");
+
+    // One that orders nothing has nothing to lose; one that cannot be read is named.
+    let files = folder.write("7.toml", format!("{}{SOUND}", folder.quiet()));
+    assert_eq!(pair(&one, files.to_str().unwrap()), "");
+    let broken = folder.write("8.toml", "[acme]\n");
+    let (code, _, report) = check(&["--config", &one, "--pair", broken.to_str().unwrap()]);
+    assert_eq!(code, 2);
+    assert!(report.contains("8.toml:1:1\n"), "{report}");
+    let (code, _, report) = check(&["--config", &one, "--pair", "/nowhere/2.toml"]);
+    assert_eq!(code, 2);
+    assert!(report.contains("cannot read /nowhere/2.toml"), "{report}");
+}
+
 fn check(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstlight"));
     let output = command.arg("check").args(arguments).output().unwrap();

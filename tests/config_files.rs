@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use firstlight::config::{ClockMode, Config, Dns, Parsed, Report, Severity};
+use firstlight::config::{
+    Acme, AcmeChallenge, AcmeHash, ClockMode, Config, Dns, Parsed, Report, Severity,
+};
 use proptest::prelude::*;
 
 const COMMENTED: &str = include_str!("../config/firstlight.toml");
+/// Upstreams, witnesses and sources against which nothing is to be said.
+const EMBEDDED: &str = include_str!("../config/default.toml");
 
 /// Ten lines, each with one mistake of its own.
 const TEN_MISTAKES: &str = r#"# Written late at night.
@@ -361,6 +365,32 @@ fn the_shipped_files_have_neither_mistakes_nor_doubts() {
     assert_eq!(embedded.warnings.to_string(), "");
     assert_eq!(accept(COMMENTED).warnings.to_string(), "");
     assert_eq!(accept(&uncommented()).warnings.to_string(), "");
+    for publisher in ["[acme.update]", "[acme.hook]", "[acme.acme_dns]"] {
+        let acme = uncommented_acme(publisher);
+        assert_eq!(accept(&(acme + EMBEDDED)).warnings.to_string(), "", "{publisher}");
+    }
+}
+
+#[test]
+fn the_commented_file_shows_every_key_of_acme_with_its_true_default() {
+    let bare = "[tls]\nname = \"dns.example.org\"\n[acme]\nagree = true\n\
+                [acme.hook]\nprogram = \"/usr/local/bin/dns-hook\"\n";
+    let bare = accept(bare).config.acme.unwrap();
+    let shown = |publisher| accept(&uncommented_acme(publisher)).config.acme.unwrap();
+
+    let [update, hook, acme_dns] = ["[acme.update]", "[acme.hook]", "[acme.acme_dns]"].map(shown);
+    assert_eq!(hook.challenge, bare.challenge);
+    assert_eq!(update.cas[0], bare.cas[0]);
+    // Where the default is none, an example stands.
+    let (names, cas, challenge) = (bare.names.clone(), bare.cas.clone(), bare.challenge.clone());
+    assert_eq!(Acme { names, cas, challenge, ..update.clone() }, bare);
+    let AcmeChallenge::Update { server, hash, .. } = update.challenge else { panic!() };
+    assert_eq!((server.port(), hash), (53, AcmeHash::default()));
+    assert!(matches!(acme_dns.challenge, AcmeChallenge::AcmeDns { ca: Some(_), .. }));
+    let shown = uncommented_acme("[acme.update]");
+    for key in ["challenge", "directory", "staging", "profile", "eab_kid", "eab_key_file", "ca"] {
+        assert!(shown.contains(&format!("\n{key} = ")), "`{key}` is not shown");
+    }
 }
 
 #[test]
@@ -490,6 +520,14 @@ proptest! {
         text[at] = to;
         read(&text.iter().collect::<String>());
     }
+
+    #[test]
+    fn no_damage_to_what_is_ordered_makes_the_reader_panic(at in any::<usize>(), to in any::<char>()) {
+        let mut text: Vec<char> = uncommented_acme("[acme.update]").chars().collect();
+        let at = at % text.len();
+        text[at] = to;
+        read(&text.iter().collect::<String>());
+    }
 }
 
 const PIECES: &[&str] = &[
@@ -511,6 +549,9 @@ const PIECES: &[&str] = &[
     " ",
     "dns",
     "clock",
+    "acme",
+    "names",
+    "ca",
     "source",
     "upstream",
     "name",
@@ -538,13 +579,33 @@ fn read(text: &str) {
     }
 }
 
-/// The commented file with every setting switched on: `#key = ..`, where prose begins `# `.
+/// The commented file with every setting switched on but those of `[acme]`, which stand in place of
+/// others.
 fn uncommented() -> String {
+    switched_on(|table| !table.trim_start_matches('[').starts_with("acme"))
+}
+
+/// Its tables of `[acme]`, with one of those that publish records.
+fn uncommented_acme(publisher: &str) -> String {
+    let wanted = ["[acme]", "[[acme.ca]]", publisher];
+    format!("[tls]\nname = \"dns.example.org\"\n{}", switched_on(|table| wanted.contains(&table)))
+}
+
+/// Those tables of the commented file that are `wanted` by their header, with every setting
+/// switched on: `#key = ..`, where prose begins `# `.
+fn switched_on(wanted: impl Fn(&str) -> bool) -> String {
+    let mut table = "";
     COMMENTED
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(setting) if !setting.starts_with(' ') => setting,
             _ => line,
+        })
+        .filter(|line| {
+            if line.starts_with('[') {
+                table = line;
+            }
+            wanted(table)
         })
         .flat_map(|line| [line, "\n"])
         .collect()

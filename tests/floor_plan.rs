@@ -44,8 +44,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("admin", &["net", "tls"]),
     // `lab` is the small world of `firstlight try`.
     ("lab", &["dns", "net", "ntp", "tls"]),
-    ("app", &["admin", "dns", "host", "net", "ntp", "tls", "witness"]),
-    ("cli", &["admin", "app", "dns", "drill", "host", "lab", "ntp", "tls"]),
+    ("app", &["acme", "admin", "dns", "host", "net", "ntp", "tls", "witness"]),
+    ("cli", &["acme", "admin", "app", "dns", "drill", "host", "lab", "ntp", "tls"]),
     ("main", &["cli"]),
 ];
 

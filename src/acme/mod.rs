@@ -12,6 +12,7 @@ pub mod kept;
 mod network;
 mod order;
 mod publish;
+pub mod secrets;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Cache(show) => cache::show(&show),
         Command::Certs(look) => certs::run(&look),
-        Command::Check(file) => check::run(file.config.as_deref()),
+        Command::Check(what) => check::run(&what),
         Command::Drill(drill) => drill::run(&drill),
         Command::Floor(floor) => floor::run(&floor),
         Command::Flush(flush) => cache::flush(&flush),
@@ -63,7 +63,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Report every mistake in the configuration, and what does not fit this machine.
-    Check(ConfigFile),
+    Check(check::Check),
     /// Serve DNS and NTP until told to stop.
     Run(run::Run),
     /// See it heal: a small world on this machine, and a clock that starts in 1970.

@@ -13,7 +13,7 @@ use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
     Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
-    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, rules, value,
+    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -91,6 +91,7 @@ impl Config {
 
 fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
     let file = |text: &str| value::path(text).map(|path| folder.join(path));
+    let tls = root.table("tls", |table| read_tls(table, file));
     Config {
         state: root.table("state", |table| State {
             directory: table
@@ -104,8 +105,8 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             path: table.text("path", value::resource).unwrap_or_else(query_path),
         }),
         doq: root.table("doq", |table| Doq { listen: listen(table, 853) }),
-        tls: root.table("tls", |table| read_tls(table, file)),
-        acme: None,
+        acme: root.table_if_any("acme", |table| acme::read(table, &tls.name, file)),
+        tls,
         upstreams: root.tables("upstream", |table| read_upstream(table, file)),
         ntp: root.table("ntp", |table| Ntp {
             listen: listen(table, 123),

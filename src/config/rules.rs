@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::tree::Notes;
-use crate::config::{ClientNetwork, Clock, Config, Transport};
+use crate::config::{ClientNetwork, Clock, Config, Transport, acme};
 use crate::wire::Name;
 
 /// Reports what is wrong or doubtful in `config` as a whole.
@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
     keys_are_given(config, notes);
     refclocks_clash(&config.clock, notes);
     sources_smear(&config.clock, notes);
+    acme::check(config, notes);
     // Half a configuration would only be blamed for what its mistakes took away.
     if notes.report.errors() == 0 && !notes.torn {
         upstreams_differ(config, notes);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::report::{Report, Span};
+use crate::config::report::{Report, Severity, Span};
 
 /// Where the values stand in the text, by path: `dns.listen[0]`, `upstream[1].ca`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -47,6 +47,19 @@ pub(super) struct Notes {
     pub(super) torn: bool,
 }
 
+impl Notes {
+    /// Whether a mistake was found in the value at `path`, so that its default stands in for it.
+    pub(super) fn blames(&self, path: &str) -> bool {
+        let within = |value: &Span, span: &Span| span.start >= value.start && span.end <= value.end;
+        self.places.0.get(path).is_some_and(|value| {
+            self.report.problems().iter().any(|problem| {
+                let at = problem.span.as_ref();
+                problem.severity == Severity::Error && at.is_some_and(|span| within(value, span))
+            })
+        })
+    }
+}
+
 /// One table of the tree. Whatever key is asked for is a known one; the rest are mistakes.
 pub(super) struct Table<'r, 't> {
     notes: &'r mut Notes,
@@ -75,17 +88,20 @@ impl<'t> Table<'_, 't> {
         read: impl FnOnce(&mut Table<'_, '_>) -> T,
     ) -> T {
         let empty = DeTable::new();
+        let entries = self.entries(key).unwrap_or(&empty);
         let path = self.path_of(key);
-        let entries = match self.value(key) {
-            None => &empty,
-            Some((DeValue::Table(entries), _)) => entries,
-            Some((other, span)) => {
-                let message = format!("`{path}` is {}, not a table", kind(other));
-                let remedy = format!("write [{path}] once, and its keys on the lines below");
-                self.notes.report.error(Some(span), message, &remedy);
-                &empty
-            }
-        };
+        Table { notes: self.notes, entries, path, asked: Vec::new(), missing: Vec::new() }
+            .read(read)
+    }
+
+    /// Reads `[key]` with `read` if there is such a table.
+    pub(super) fn table_if_any<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Table<'_, '_>) -> Option<T>,
+    ) -> Option<T> {
+        let entries = self.entries(key)?;
+        let path = self.path_of(key);
         Table { notes: self.notes, entries, path, asked: Vec::new(), missing: Vec::new() }
             .read(read)
     }
@@ -268,6 +284,16 @@ impl<'t> Table<'_, 't> {
         self.entries.contains_key(key)
     }
 
+    /// Whether the table does not hold `key`, and the text is whole: it is not merely unreadable.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        !self.holds(key) && !self.notes.torn
+    }
+
+    /// Whether a mistake was found in the value of `key`.
+    pub(super) fn blames(&self, key: &str) -> bool {
+        self.notes.blames(&self.path_of(key))
+    }
+
     /// Reports a mistake at the value of `key`, or at the table if it is absent.
     pub(super) fn error(&mut self, key: &str, message: impl Into<String>, remedy: &str) {
         let span = self.notes.places.at(&self.path_of(key));
@@ -278,6 +304,20 @@ impl<'t> Table<'_, 't> {
     pub(super) fn warn(&mut self, key: &str, message: impl Into<String>, remedy: &str) {
         let span = self.notes.places.at(&self.path_of(key));
         self.notes.report.warn(span, message, remedy);
+    }
+
+    /// The entries of `[key]`.
+    fn entries(&mut self, key: &'static str) -> Option<&'t DeTable<'t>> {
+        match self.value(key)? {
+            (DeValue::Table(entries), _) => Some(entries),
+            (other, span) => {
+                let path = self.path_of(key);
+                let message = format!("`{path}` is {}, not a table", kind(other));
+                let remedy = format!("write [{path}] once, and its keys on the lines below");
+                self.notes.report.error(Some(span), message, &remedy);
+                None
+            }
+        }
     }
 
     /// The value of `key` and its place.
@@ -311,7 +351,7 @@ impl<'t> Table<'_, 't> {
     }
 
     fn require(&mut self, key: &'static str, example: &str) {
-        if !self.holds(key) && !self.notes.torn {
+        if self.lacks(key) {
             self.missing.push((key, example.to_owned()));
         }
     }
@@ -372,7 +412,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 /// `did you mean ..?` if a known word is near, else `otherwise`.
-fn suggest(word: &str, known: &[&'static str], otherwise: &str) -> String {
+pub(super) fn suggest(word: &str, known: &[&'static str], otherwise: &str) -> String {
     nearest(word, known)
         .map_or_else(|| otherwise.to_owned(), |candidate| format!("did you mean `{candidate}`?"))
 }

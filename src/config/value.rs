@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use data_encoding::BASE64;
+use hyper::Uri;
 use ipnet::IpNet;
 
 use crate::config::tree::Wrong;
@@ -110,6 +111,39 @@ pub(super) fn host_name(text: &str) -> Result<Name, Wrong> {
     Ok(name)
 }
 
+/// A DNS name that a certificate can have, in lower case: letters, digits and hyphens (RFC 5280
+/// section 4.2.1.6), or a wildcard, which is the whole first label (RFC 9525 section 6.3).
+pub(super) fn certified_name(text: &str) -> Result<String, Wrong> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<IpAddr>().is_ok() {
+        return Err(Wrong::new(
+            format!("`{text}` is an address: no public CA issues for private addresses"),
+            "write the name that clients know this machine by, like \"dns.example.org\"",
+        ));
+    }
+    let (base, wildcard) = text.strip_prefix("*.").map_or((text, false), |base| (base, true));
+    if base.contains('*') {
+        return Err(Wrong::new(
+            format!("`{text}`: `*` stands for a label only as the whole first one"),
+            "write \"*.example.org\"",
+        ));
+    }
+    let name = name(base)?.to_string();
+    let fits = |label: &str| {
+        let hyphens = label.starts_with('-') || label.ends_with('-');
+        !label.is_empty()
+            && !hyphens
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if !name.split('.').all(fits) {
+        return Err(Wrong::new(
+            format!("`{text}` is not a name that a certificate can have"),
+            "use letters, digits and, within labels, hyphens, like \"dns.example.org\"",
+        ));
+    }
+    Ok(if wildcard { format!("*.{name}") } else { name })
+}
+
 /// Any domain name.
 pub(super) fn name(text: &str) -> Result<Name, Wrong> {
     text.parse().map_err(|error| {
@@ -145,6 +179,26 @@ pub(super) fn resource(text: &str) -> Result<String, Wrong> {
             format!("`{odd}` cannot stand in the path of a resource"),
             "write the path alone, like \"/dns-query\", without `{?dns}`",
         ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The URL of a resource that is reached over TLS (RFC 9110 section 4.2.2).
+pub(super) fn https(text: &str) -> Result<String, Wrong> {
+    let wrong = |what: &str| {
+        let remedy = "write a URL like \"https://acme.example.net/directory\"";
+        Err(Wrong::new(format!("`{text}` {what}"), remedy))
+    };
+    let Ok(url) = text.parse::<Uri>() else { return wrong("is no URL") };
+    if url.scheme_str() != Some("https") {
+        return wrong("does not begin with https://, and secrets go over nothing else");
+    }
+    let odd = |c: char| !c.is_ascii_graphic() || matches!(c, '?' | '#' | '@');
+    let (host, authority) = (url.host().unwrap_or_default(), url.authority());
+    let bare = authority.is_some_and(|authority| authority.as_str() == host);
+    let port = url.port_u16().is_some_and(|port| port > 0);
+    if host.is_empty() || !(bare || port) || text.contains(odd) {
+        return wrong("is no URL of a host, a port and a path alone");
     }
     Ok(text.to_owned())
 }
@@ -260,5 +314,56 @@ mod tests {
         assert!(listener("[::]:53").is_ok());
         assert_eq!(resource("dns-query").unwrap_err().remedy, "write \"/dns-query\"");
         assert!(resource("/dns-query{?dns}").is_err());
+    }
+
+    #[test]
+    fn urls_are_those_of_https_and_of_nothing_more() {
+        for url in ["https://acme.example.net/directory", "https://[2001:db8::1]:14000/dir"] {
+            assert_eq!(https(url).unwrap(), url);
+        }
+        assert!(https("http://acme.example.net/").unwrap_err().message.contains("nothing else"));
+        for wrong in [
+            "",
+            "acme.example.net",
+            "https://",
+            "https:///directory",
+            "https://a.example:99999/",
+            "https://a.example:0/",
+            "https://a.example/?b",
+            "https://a.example/#b",
+            "https://u:p@a.example/",
+            "https://a.example/ b",
+        ] {
+            assert!(https(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn certificates_have_names_of_letters_digits_and_hyphens() {
+        for (text, name) in [
+            ("Dns.Example.org.", "dns.example.org"),
+            ("*.Pi1.example.org", "*.pi1.example.org"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(certified_name(text).unwrap(), name);
+        }
+        for (text, message) in [
+            ("192.168.7.1", "no public CA issues for private addresses"),
+            ("[fd00::1]", "no public CA issues for private addresses"),
+            ("dns.*.example.org", "only as the whole first one"),
+            ("*.*.example.org", "only as the whole first one"),
+            ("dns*.example.org", "only as the whole first one"),
+            ("a_b.example.org", "not a name that a certificate can have"),
+            ("-a.example.org", "not a name that a certificate can have"),
+            ("*.a-.example.org", "not a name that a certificate can have"),
+            ("a\\b.example", "not a domain name"),
+            ("bücher.example", "not a domain name"),
+            (".", "not a name that a certificate can have"),
+            ("*.", "not a domain name"),
+            ("", "not a domain name"),
+        ] {
+            let wrong = certified_name(text).unwrap_err();
+            assert!(wrong.message.contains(message), "{text}: {}", wrong.message);
+        }
     }
 }

@@ -1,27 +1,42 @@
 //! `firstlight check`: the mistakes in a configuration, and what does not fit this machine.
 
+mod acme;
+mod pair;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Group, access};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::app;
 use crate::cli::exit::{self, Failure};
-use crate::cli::output;
+use crate::cli::{ConfigFile, output};
 use crate::config::{Parsed, RefClockKind, Report};
 use crate::dns::{Anchors, Hints};
 use crate::host::config_file::{LoadError, load};
 use crate::ntp::keys::Keys;
 use crate::tls::{CertStore, PairError, Roots, StoreEvent};
 
-/// Checks `file`, or what [`load`] finds without one. The report goes to standard error, one line
-/// with its sum to standard output.
-pub(super) fn run(file: Option<&Path>) -> Result<u8, Failure> {
-    let (report, code) = match load(file) {
-        Ok(parsed) => (examine(parsed), exit::OK),
+/// Which configuration is checked, and beside which.
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The configuration of the other box of a pair: says where the two get in each other's way.
+    #[arg(long, value_name = "OTHER")]
+    pair: Option<PathBuf>,
+}
+
+/// Checks the configuration, or what [`load`] finds without one. The report goes to standard error,
+/// one line with its sum to standard output.
+pub(super) fn run(what: &Check) -> Result<u8, Failure> {
+    let other = what.pair.as_deref().map(|file| load(Some(file))).transpose()?;
+    let (report, code) = match load(what.file.config.as_deref()) {
+        Ok(parsed) => (examine(parsed, other.as_ref()), exit::OK),
         Err(LoadError::Unusable(report)) => (report, exit::CONFIG),
         Err(error @ LoadError::Unreadable { .. }) => return Err(error.into()),
     };
@@ -32,10 +47,12 @@ pub(super) fn run(file: Option<&Path>) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// The warnings about a configuration, with those that only this machine can give.
-fn examine(parsed: Parsed) -> Report {
+/// The warnings about a configuration, with those that only this machine can give, and those about
+/// the two boxes of a pair.
+fn examine(parsed: Parsed, other: Option<&Parsed>) -> Report {
     let mut machine = Machine { warnings: parsed.warnings.clone(), parsed };
     machine.certificate();
+    machine.acme();
     machine.roots();
     machine.dnssec();
     machine.root_hints();
@@ -45,6 +62,9 @@ fn examine(parsed: Parsed) -> Report {
     machine.refclocks();
     machine.leap_file();
     machine.listeners();
+    if let Some(other) = other {
+        machine.pair(other);
+    }
     machine.warnings
 }
 

@@ -1,8 +1,17 @@
 //! `[acme]`: certificates that are ordered of certificate authorities (RFC 8555).
 
+mod authority;
+mod read;
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub(super) use read::read;
+pub(super) use rules::check;
 
 use crate::cert::Limits;
 
@@ -23,6 +32,18 @@ pub struct Acme {
     pub percent: u32,
     /// How often orders may be made.
     pub limits: Limits,
+}
+
+impl Acme {
+    /// Whether a certificate for these names is good for `name`, in lower case: a wildcard stands for
+    /// one label (RFC 9525 section 6.3).
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.names
+            .iter()
+            .any(|own| own == name || own.strip_prefix("*.").is_some_and(|it| parent == Some(it)))
+    }
 }
 
 /// `[[acme.ca]]`: a certificate authority whose terms of service have been agreed to.
