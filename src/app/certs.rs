@@ -5,21 +5,20 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 
 use super::steward::Steward;
-use crate::admin::report;
 use crate::cert::{Alarm, CONDITIONS, Held, Lifecycle, Policy};
 use crate::clock::Now;
 use crate::config::{Config, Tls};
 use crate::health::Severity;
 use crate::node::Input;
-use crate::tls::{PairError, held, issuer};
+use crate::tls::{PairError, held};
 
 /// The condition of files that cannot be served.
-const UNFIT: &str = "certificate-files";
+pub(super) const UNFIT: &str = "certificate-files";
 
 /// What is known of the certificate from the files.
 #[derive(Debug)]
 pub(super) struct Certs {
-    lifecycle: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
     /// The pair that the machine was told of.
     seen: Option<Arc<CertifiedKey>>,
     told: Vec<Alarm>,
@@ -87,40 +86,5 @@ impl Steward {
             self.feed(Input::Condition { name, held });
         }
         self.certs.told = alarms;
-    }
-
-    /// The certificate that clients are shown, and what lies ahead of it.
-    pub(super) fn certs(&self) -> Option<report::Certs> {
-        let now = self.boot.now();
-        let store = self.services.identity.store();
-        let served = store.served()?;
-        let shown = held(&served.chain, now.utc, None)?;
-        let files = self.config.tls.files.as_ref();
-        let from_files = store.own().is_some();
-        let lifecycle = &self.certs.lifecycle;
-        let survives = lifecycle.remaining(now).filter(|_| from_files);
-        let (renewal, why) = if from_files {
-            let due = Policy::renewed_by_others(&shown);
-            (Some(due), "by custom; whoever brings the files renews it")
-        } else {
-            (None, "here, at each start and whenever the time becomes known")
-        };
-        Some(report::Certs {
-            utc: now.utc.to_string(),
-            verified: self.node.trust().trust(now.mono).verified,
-            source: if from_files { "files" } else { "fallback" }.to_owned(),
-            certificate: files.map(|files| files.certificate.display().to_string()),
-            key: files.map(|files| files.key.display().to_string()),
-            name: self.config.tls.name.to_string(),
-            names: shown.names,
-            issuer: issuer(&served.chain).unwrap_or_default(),
-            serial: shown.serial,
-            not_before: shown.not_before.to_string(),
-            not_after: shown.not_after.to_string(),
-            survives: survives.map(|span| span.as_secs()),
-            renewal: renewal.map(|at| at.to_string()),
-            why: why.to_owned(),
-            conditions: self.conditions(|name| CONDITIONS.contains(&name) || name == UNFIT),
-        })
     }
 }

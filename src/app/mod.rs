@@ -4,6 +4,7 @@ mod asking;
 mod boot;
 mod cached;
 mod certs;
+mod certs_report;
 mod control;
 mod filter;
 mod inception;
