@@ -187,6 +187,9 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         | Request::SetFloor { .. }
         | Request::Certs
         | Request::Clients
+        | Request::Devices
+        | Request::Rehearse
+        | Request::Renew
         | Request::Sources
         | Request::Tracking
         | Request::Status

@@ -373,7 +373,8 @@ struct Identified {
     doh: Arc<ServerConfig>,
     doq: Arc<ServerConfig>,
     nts: Arc<ServerConfig>,
-    fallback: Option<FallbackCa>,
+    /// Made when it is first needed.
+    fallback: OnceLock<Arc<FallbackCa>>,
     name: Name,
 }
 
@@ -397,7 +398,7 @@ impl Identity {
     /// Signs the fallback certificate again, with dates around `now`.
     pub(super) fn renew_fallback(&self, now: UnixTime) {
         let served = self.served().load();
-        if let Some(authority) = &served.fallback {
+        if let Some(authority) = served.fallback.get() {
             match authority.issue(&served.name, &own_addresses(), now) {
                 Ok(leaf) => served.store.set_fallback(leaf),
                 Err(error) => warn!(%error, "the fallback certificate keeps its dates"),
@@ -408,6 +409,15 @@ impl Identity {
     /// Where the certificate that clients are shown comes from.
     pub(super) fn store(&self) -> Arc<CertStore> {
         Arc::clone(&self.served().load().store)
+    }
+
+    /// The local authority, which is made if there is none. `None`, and in the log why, if it cannot be.
+    pub(super) fn authority(&self) -> Option<Arc<FallbackCa>> {
+        let served = self.served().load();
+        let present = served.fallback.get().cloned();
+        let authority =
+            present.or_else(|| open_fallback(&served.name, &self.state).map(Arc::new))?;
+        Some(Arc::clone(served.fallback.get_or_init(|| authority)))
     }
 
     fn present(self: &Arc<Self>) -> Tls {
@@ -455,10 +465,14 @@ impl Identified {
             event.log();
         }
         // Making keys takes time that a boot does not have, unless clients are to see them.
-        let fallback = if store.own().is_some() { None } else { open_fallback(&name, state) };
-        let leaf = fallback
-            .as_ref()
-            .map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
+        let fallback = OnceLock::new();
+        if store.own().is_none()
+            && let Some(authority) = open_fallback(&name, state)
+        {
+            fallback.get_or_init(|| Arc::new(authority));
+        }
+        let leaf =
+            fallback.get().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
         match leaf {
             Some(Ok(leaf)) => store.set_fallback(leaf),
             Some(Err(error)) => {
@@ -518,7 +532,7 @@ impl KeyVault for Vault<'_> {
 }
 
 /// The addresses clients may know this machine by.
-fn own_addresses() -> Vec<IpAddr> {
+pub(super) fn own_addresses() -> Vec<IpAddr> {
     let any = [
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
