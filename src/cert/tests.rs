@@ -279,8 +279,8 @@ fn a_person_sees_where_the_rehearsals_and_the_orders_stand() {
     let (mut machine, now) = machine(2);
     let mut two = policy(2);
     two.cas[1].staging = false;
-    machine.handle_policy(two, now);
     machine.handle_held(vec![held("01", now.utc, DAY * 90)], now);
+    machine.handle_policy(two, now);
     let seen = |machine: &Lifecycle| {
         let seen = machine
             .rehearsals()

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_renewal_ends_with_another_certificate_or_with_a_failure_after_which_nothing_runs() {
-        let before = Orders { failures: 2, ..orders() };
+        let before = Orders { failures: 2, hold: None, ..orders() };
         let running = Some(RunningOrder { authority: "le".to_owned(), staging: false });
 
         assert_eq!(renewed(&before, &Orders { running: running.clone(), ..before.clone() }), None);

@@ -150,15 +150,15 @@ pub(super) mod tests {
         let text = view(&certs);
 
         let (head, rows) = text.split_once("Survives").unwrap();
-        assert!(head.starts_with("Certificate   ordered by ACME\n"), "{text}");
+        assert!(head.starts_with("Certificate  ordered by ACME\n"), "{text}");
         assert_eq!(
             rows,
-            "      an outage of 12 d from now, of 4 d from just before a renewal\n\
-             Next order    2026-04-30T00:00:00Z, by the schedule\n\
-             Held back     the clock is not verified\n\
-             Rehearsal     planned for 2026-03-30T00:00:00Z\n\
-             At le         not rehearsed so far\n\
-             At other      not rehearsed: it has no staging directory\n"
+            "     an outage of 12 d from now, of 4 d from just before a renewal\n\
+             Next order   2026-04-30T00:00:00Z, by the schedule\n\
+             Held back    the clock is not verified\n\
+             Rehearsal    planned for 2026-03-30T00:00:00Z\n\
+             At le        not rehearsed so far\n\
+             At other     not rehearsed: it has no staging directory\n"
         );
     }
 
