@@ -187,6 +187,9 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         | Request::SetFloor { .. }
         | Request::Certs
         | Request::Clients
+        | Request::Devices
+        | Request::Rehearse
+        | Request::Renew
         | Request::Sources
         | Request::Tracking
         | Request::Status
@@ -210,6 +213,55 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
             Request::Cache { name: Some(name()) },
         ]
     );
+}
+
+#[test]
+fn a_rehearsal_and_a_renewal_are_waited_for_and_their_end_is_the_exit_code() {
+    let round = AtomicU32::new(0);
+    let daemon = Daemon::start(move |request| match request {
+        // Under way, then ended; and well the second time.
+        Request::Certs => match round.fetch_add(1, Ordering::Relaxed) {
+            0 | 2 => Response::Ok(certs("01", true, Value::Null, false)),
+            1 => Response::Ok(certs("01", false, json!("no TXT record"), false)),
+            3 => Response::Ok(certs("01", false, Value::Null, true)),
+            4 | 5 => Response::Ok(certs("01", false, Value::Null, true)),
+            _ => Response::Ok(certs("02", false, Value::Null, true)),
+        },
+        _ => Response::Ok(Value::Null),
+    });
+    let run = |arguments: &[&str]| daemon.folder.run(arguments);
+    let text = |text: &str| text.to_owned();
+
+    let failed = text("le: NOT WELL: no TXT record\n");
+    assert_eq!(run(&["certs", "check"]), (1, failed, String::new()));
+    let passed = text("le: well: an order would succeed\n");
+    assert_eq!(run(&["certs", "check"]), (0, passed, String::new()));
+    let renewed = text("a certificate is in service, serial 02\n");
+    assert_eq!(run(&["certs", "renew", "--wait"]), (0, renewed, String::new()));
+    assert_eq!(run(&["certs", "check", "--no-wait"]).0, 0);
+
+    let asked = daemon.asked.lock().unwrap();
+    let changes: Vec<_> = asked.iter().filter(|request| **request != Request::Certs).collect();
+    assert_eq!(
+        changes,
+        [&Request::Rehearse, &Request::Rehearse, &Request::Renew, &Request::Rehearse]
+    );
+}
+
+#[test]
+fn who_may_change_nothing_may_have_nothing_ordered_and_still_look() {
+    let daemon = Daemon::start_under(Folder::fresh(), Policy::decided_by(|_| false), |request| {
+        assert!(!request.needs_privilege());
+        Response::Ok(certs("01", false, Value::Null, true))
+    });
+
+    for arguments in [&["certs", "renew"][..], &["certs", "check"], &["certs", "renew", "--wait"]] {
+        let (code, out, err) = daemon.folder.run(arguments);
+        assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}: {err}");
+    }
+    let (code, out, _) = daemon.folder.run(&["certs"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("At le        rehearsed: the renewal would succeed\n"), "{out}");
 }
 
 #[test]
@@ -272,6 +324,47 @@ fn status(level: &str, verified: bool) -> Value {
     })
 }
 
+/// What is told of a certificate that is ordered of one authority.
+fn certs(serial: &str, running: bool, failure: Value, passed: bool) -> Value {
+    json!({
+        "utc": "2026-03-14T06:11:40Z",
+        "verified": true,
+        "source": "acme",
+        "certificate": null,
+        "key": null,
+        "name": "dns.example.org",
+        "names": ["dns.example.org"],
+        "issuer": "CN=E8",
+        "serial": serial,
+        "not_before": "2026-03-01T00:00:00Z",
+        "not_after": "2026-05-30T00:00:00Z",
+        "survives": 6_000_000,
+        "renewal": "2026-04-23T00:00:00Z",
+        "why": "by the schedule",
+        "orders": {
+            "serial": serial,
+            "survives": 6_000_000,
+            "survives_at_worst": 3_000_000,
+            "due": "2026-04-23T00:00:00Z",
+            "why": "by the schedule",
+            "hold": null,
+            "rehearsal": "2026-03-27T00:00:00Z",
+            "running": null,
+            "failures": 0,
+            "last_failure": null,
+            "authorities": [{
+                "authority": "le",
+                "staging": true,
+                "running": running,
+                "passed": passed,
+                "failure": failure,
+                "failures": 0,
+            }],
+        },
+        "conditions": [],
+    })
+}
+
 type Answer = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// A control socket that answers by a script, and what it was asked.
@@ -290,13 +383,19 @@ impl Daemon {
         folder: Folder,
         answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
     ) -> Self {
+        Self::start_under(folder, Policy::decided_by(|_| true), answer)
+    }
+
+    fn start_under(
+        folder: Folder,
+        policy: Policy,
+        answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let runtime = Runtime::new().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let script = Script { asked: Arc::clone(&asked), answer: Box::new(answer) };
         let listener = runtime.block_on(admin::bind(&folder.0.join("control.sock"))).unwrap();
-        runtime.spawn(async move {
-            admin::serve(listener, Arc::new(script), Policy::decided_by(|_| true)).await
-        });
+        runtime.spawn(async move { admin::serve(listener, Arc::new(script), policy).await });
         Self { asked, folder, _runtime: runtime }
     }
 }

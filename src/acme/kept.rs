@@ -38,7 +38,7 @@ pub struct Certificate {
     /// What renewals are planned by.
     pub held: Held,
     /// Chain and key.
-    pub key: CertifiedKey,
+    pub key: Arc<CertifiedKey>,
 }
 
 /// Accounts, the order under way, the last three certificates, and what `cert` keeps.
@@ -248,7 +248,7 @@ impl Issued {
         let key = certified(&self.chain, &self.key.0)?;
         let held = held(&key.cert, UnixTime::from_secs(self.got), Some(self.ca.clone()));
         let held = held.ok_or_else(|| Misfit::Chain("no certificate in it".to_owned()))?;
-        Ok(Certificate { held, key })
+        Ok(Certificate { held, key: Arc::new(key) })
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Request {
     Certs,
     /// Who asks for the time.
     Clients,
+    /// What devices have to be told to use this machine over TLS, and whom they have to trust for that.
+    Devices,
     /// Forget cached answers.
     Flush {
         /// Those of this name alone; `None`: all.
@@ -66,8 +68,12 @@ pub enum Request {
         /// Which part.
         kind: Health,
     },
+    /// Rehearse an order at the staging directory of each certificate authority.
+    Rehearse,
     /// Read the configuration again.
     Reload,
+    /// Order a certificate, whatever the dates of the one in service.
+    Renew,
     /// Set the floor, up or down.
     SetFloor {
         /// The earliest possible time, in seconds since 1970-01-01T00:00:00Z.
@@ -89,8 +95,14 @@ impl Request {
     pub const fn needs_privilege(&self) -> bool {
         match self {
             Self::Cache { name } => name.is_some(),
-            Self::Clients | Self::Flush { .. } | Self::Reload | Self::SetFloor { .. } => true,
+            Self::Clients
+            | Self::Flush { .. }
+            | Self::Rehearse
+            | Self::Reload
+            | Self::Renew
+            | Self::SetFloor { .. } => true,
             Self::Certs
+            | Self::Devices
             | Self::Health { .. }
             | Self::Sources
             | Self::Status

@@ -166,7 +166,7 @@ pub struct Listeners {
 /// The certificate that clients are shown.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Certificate {
-    /// `files` or `fallback`.
+    /// `acme`, `files` or `fallback`.
     pub source: String,
     /// RFC 3339.
     pub not_before: String,
@@ -183,7 +183,7 @@ pub struct Certs {
     pub utc: String,
     /// Whether that is verified: dates are judged only then.
     pub verified: bool,
-    /// `files` or `fallback`.
+    /// `acme`, `files` or `fallback`.
     pub source: String,
     /// The certificate file in the configuration.
     pub certificate: Option<String>,
@@ -208,8 +208,108 @@ pub struct Certs {
     pub renewal: Option<String>,
     /// By whom, and why then.
     pub why: String,
+    /// Where its orders stand; `None` if none are made.
+    #[serde(default)]
+    pub orders: Option<Orders>,
     /// The conditions about it.
     pub conditions: Vec<Condition>,
+}
+
+/// Where the orders of certificates stand.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Orders {
+    /// The serial number of the certificate that is to be renewed, in hexadecimal.
+    pub serial: Option<String>,
+    /// How long an outage is survived that begins at this moment, in seconds; `None` while dates are
+    /// not judged.
+    pub survives: Option<u64>,
+    /// The same of one that begins at the worst moment, just before a renewal.
+    pub survives_at_worst: Option<u64>,
+    /// When the next order is due, RFC 3339; the past, if it is overdue.
+    pub due: String,
+    /// Why.
+    pub why: String,
+    /// What keeps it from being made though it is due, or would if it were.
+    pub hold: Option<String>,
+    /// When the next rehearsal is planned, RFC 3339; the past, if it has been.
+    pub rehearsal: Option<String>,
+    /// The order under way.
+    pub running: Option<RunningOrder>,
+    /// Orders that failed since the last that did not.
+    pub failures: u32,
+    /// The last of them, in words.
+    pub last_failure: Option<String>,
+    /// The certificate authorities, in the order in which they are asked.
+    pub authorities: Vec<Rehearsal>,
+}
+
+/// An order under way.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct RunningOrder {
+    /// At which certificate authority.
+    pub authority: String,
+    /// Whether it is a rehearsal, at its staging directory.
+    pub staging: bool,
+}
+
+/// Where the rehearsals at a certificate authority stand.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Rehearsal {
+    /// The authority's name in the configuration.
+    pub authority: String,
+    /// Whether it has a staging directory; without one nothing is rehearsed there.
+    pub staging: bool,
+    /// Whether one is under way, or asked for and about to begin.
+    pub running: bool,
+    /// Whether the last one succeeded, with the certificate in service.
+    pub passed: bool,
+    /// How the last one failed, if it did.
+    pub failure: Option<String>,
+    /// Rehearsals that failed since the last that did not.
+    pub failures: u32,
+}
+
+/// What devices have to be told to use this machine over TLS, and whom they have to trust for that.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Devices {
+    /// The name that they check.
+    pub name: String,
+    /// Where the certificate they are shown comes from: `acme`, `files` or `fallback`; `None` if
+    /// there is none.
+    pub source: Option<String>,
+    /// Whether that certificate is for the name.
+    pub named: bool,
+    /// Where DoT is served, if it is.
+    pub dot: Option<Access>,
+    /// Where DoH is served, if it is.
+    pub doh: Option<Access>,
+    /// The local authority; `None` if none can be made.
+    pub authority: Option<Authority>,
+}
+
+/// Where a service is reached.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Access {
+    /// The addresses on the local network; those of this machine alone, if there are no others.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// The TCP port.
+    pub port: u16,
+    /// The path of the query resource; DoH only.
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
+/// The local authority: what it can sign for, and how it is recognised. Its key is never told.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Authority {
+    /// Its certificate as PEM.
+    pub certificate: String,
+    /// The SHA-256 of that, as openssl writes it: `AB:CD:...`.
+    pub fingerprint: String,
+    /// The only names it can sign for, each with all below it.
+    pub names: Vec<String>,
+    /// The only addresses it can sign for, as networks.
+    pub networks: Vec<String>,
 }
 
 /// A condition that holds.

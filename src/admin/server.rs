@@ -141,6 +141,8 @@ mod tests {
         );
         for request in [
             Request::Reload,
+            Request::Rehearse,
+            Request::Renew,
             Request::SetFloor { seconds: 0 },
             Request::Flush { name: None, subtree: false },
             Request::Cache { name: Some("example.net".to_owned()) },

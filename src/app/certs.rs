@@ -1,87 +1,342 @@
-//! Watches over the certificate from the files, and tells people when nobody renews it.
+//! Drives the certificate machine: what it wants is carried out, what it finds is served, and people
+//! are told what is wrong.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, spawn_blocking};
+use tracing::{info, warn};
 
-use super::steward::Steward;
-use crate::admin::report;
-use crate::cert::{Alarm, CONDITIONS, Held, Lifecycle, Policy};
+use super::issuing::{Archive, Ended, Issuing};
+use super::services::Services;
+use super::steward::{Message, Steward};
+use crate::acme::kept;
+use crate::cert::{
+    self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, Policy, Saved,
+    Window,
+};
 use crate::clock::Now;
-use crate::config::{Config, Tls};
+use crate::config::Config;
 use crate::health::Severity;
 use crate::node::Input;
-use crate::tls::{PairError, held, issuer};
+use crate::tls::{PairError, held};
 
 /// The condition of files that cannot be served.
-const UNFIT: &str = "certificate-files";
+pub(super) const UNFIT: &str = "certificate-files";
+/// The condition of CAs at which there is no account.
+pub(super) const UNREGISTERED: &str = "certificate-account";
 
-/// What is known of the certificate from the files.
+/// What could not be written is tried again so often.
+const RETRY_EACH: Duration = Duration::from_secs(60);
+/// Accounts are looked for after the first certificate, and so often.
+const REGISTER_EACH: Duration = Duration::from_secs(86_400);
+/// The same where that failed.
+const REGISTER_AGAIN: Duration = Duration::from_secs(3600);
+
+/// What tasks report of certificate authorities.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// An order ended.
+    Ended(Ended),
+    /// At which CAs there is no account, and why.
+    Registered(Vec<(String, Failure)>),
+    /// A CA gave the renewal window of a certificate, and when it wants to be asked again.
+    Window(String, Window, Option<Duration>),
+}
+
+/// What is known of the certificate.
 #[derive(Debug)]
 pub(super) struct Certs {
-    lifecycle: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
+    /// `None`: certificates come from elsewhere.
+    orders: Option<Orders>,
     /// The pair that the machine was told of.
     seen: Option<Arc<CertifiedKey>>,
     told: Vec<Alarm>,
+    upstreams_down: bool,
+}
+
+/// The part of it that orders.
+#[derive(Debug)]
+struct Orders {
+    archive: Arc<Archive>,
+    issuing: Arc<Issuing>,
+    seed: u64,
+    /// The certificates that the machine holds.
+    keys: Vec<(String, Arc<CertifiedKey>)>,
+    /// The order under way.
+    running: Option<AbortHandle>,
+    saver: watch::Sender<Option<Saved>>,
+    next_retry: Instant,
+    next_register: Option<Instant>,
+    /// At which CAs there is no account.
+    unregistered: Vec<(String, Failure)>,
 }
 
 impl Certs {
-    pub(super) fn new(config: &Config, now: Now) -> Self {
-        let lifecycle = Lifecycle::new(policy(&config.tls), Vec::new(), None, now);
-        Self { lifecycle, seen: None, told: Vec::new() }
+    /// With what is kept. Reads files.
+    pub(super) fn new(config: &Config, services: &Services, now: Now) -> Self {
+        let mut orders = config.acme.as_ref().map(|acme| {
+            let archive = Arc::clone(services.identity.archive());
+            Orders {
+                issuing: Arc::new(Issuing::new(acme, services)),
+                seed: archive.kept.seed(),
+                keys: Vec::new(),
+                running: None,
+                saver: save(&archive),
+                archive,
+                next_retry: now.mono + RETRY_EACH,
+                next_register: None,
+                unregistered: Vec::new(),
+            }
+        });
+        let seed = orders.as_ref().map_or(0, |orders| orders.seed);
+        let policy = policy(config, seed);
+        let (mut certificates, mut saved) = (Vec::new(), None);
+        if let Some(orders) = &mut orders {
+            certificates = orders.archive.kept.certificates();
+            let keys = certificates.iter().map(|it| (it.held.serial.clone(), Arc::clone(&it.key)));
+            orders.keys = keys.collect();
+            saved = orders.archive.kept.saved();
+        }
+        let held = certificates.into_iter().map(|certificate| certificate.held).collect();
+        let lifecycle = Lifecycle::new(policy, held, saved, now);
+        Self { lifecycle, orders, seen: None, told: Vec::new(), upstreams_down: false }
+    }
+
+    /// Whether no upstream answers. Once one does again, so may a certificate authority.
+    pub(super) fn upstreams_are_down(&mut self, down: bool, now: Now) {
+        if std::mem::replace(&mut self.upstreams_down, down) && !down {
+            self.lifecycle.handle_path_change(now);
+        }
     }
 }
 
-/// Certificates come from elsewhere.
-fn policy(tls: &Tls) -> Policy {
-    Policy { names: vec![tls.name.to_string()], ..Policy::default() }
+impl Orders {
+    fn leaf(&self, serial: &str) -> Option<CertificateDer<'static>> {
+        let (_, key) = self.keys.iter().find(|(of, _)| of == serial)?;
+        key.cert.first().cloned()
+    }
+
+    fn alarms(&self) -> Vec<Alarm> {
+        let mut alarms: Vec<_> = self.archive.kept.alarm().into_iter().collect();
+        if !self.unregistered.is_empty() {
+            let failing = self.unregistered.iter().map(|(ca, failure)| format!("{ca}: {failure}"));
+            let text = format!(
+                "there is no account at a certificate authority that may be needed: {}; it is \
+                 tried again; see [[acme.ca]]",
+                failing.collect::<Vec<_>>().join("; ")
+            );
+            alarms.push(Alarm { name: UNREGISTERED, severity: Severity::Warning, text });
+        }
+        alarms
+    }
+}
+
+/// What `config` decides about certificates; `seed` as it is kept.
+pub(super) fn policy(config: &Config, seed: u64) -> Policy {
+    let Some(acme) = &config.acme else {
+        // They come from elsewhere.
+        return Policy { names: vec![config.tls.name.to_string()], ..Policy::default() };
+    };
+    let cas = acme.cas.iter();
+    Policy {
+        names: acme.names.clone(),
+        cas: cas
+            .map(|ca| cert::Ca { name: ca.name.clone(), staging: ca.staging.is_some() })
+            .collect(),
+        survive: acme.survive,
+        percent: acme.percent,
+        limits: acme.limits,
+        seed,
+        ..Policy::default()
+    }
+}
+
+/// Writes what it is given, the latest last, off every path that answers.
+fn save(archive: &Archive) -> watch::Sender<Option<Saved>> {
+    let (saver, mut latest) = watch::channel(None);
+    let kept = Arc::clone(&archive.kept);
+    tokio::spawn(async move {
+        while latest.changed().await.is_ok() {
+            let state: Option<Saved> = latest.borrow_and_update().clone();
+            let kept = Arc::clone(&kept);
+            let written = spawn_blocking(move || state.iter().for_each(|state| kept.save(state)));
+            let _ = written.await;
+        }
+    });
+    saver
 }
 
 impl Steward {
-    /// Looks which certificate is served, and tells people what is wrong with it.
+    /// Looks which certificate is served, does what is due, and tells people what is wrong.
     pub(super) fn look_at_certificate(&mut self) {
         let now = self.boot.now();
-        let store = self.services.identity.store();
-        let policy = policy(&self.config.tls);
+        if self.config.acme.is_some() != self.certs.orders.is_some() {
+            self.certs = Certs::new(&self.config, &self.services, now);
+        }
+        let seed = self.certs.orders.as_ref().map_or(0, |orders| orders.seed);
+        let policy = policy(&self.config, seed);
         if self.certs.lifecycle.policy() != &policy {
             self.certs.lifecycle.handle_policy(policy, now);
         }
-        let own = store.own();
+        if self.certs.orders.is_none() {
+            self.look_at_files(now);
+        }
+        let trust = self.node.trust().trust(now.mono);
+        self.certs.lifecycle.handle_trust(trust, now);
+        self.carry_out_certs(now);
+        self.look_after_store(now);
+        self.report_certs(now);
+    }
+
+    /// Another configuration is in force: an order by the one before is given up.
+    pub(super) fn reconfigure_certs(&mut self, before: &Config) {
+        let (Some(acme), Some(orders)) = (&self.config.acme, &mut self.certs.orders) else {
+            return;
+        };
+        if before.acme.as_ref() != Some(acme) {
+            orders.issuing = Arc::new(Issuing::new(acme, &self.services));
+            orders.next_register = Some(self.boot.now().mono);
+            if let Some(running) = orders.running.take() {
+                running.abort();
+            }
+        }
+    }
+
+    /// What a task of ours reports.
+    pub(super) fn hear_of_certs(&mut self, told: Told) {
+        let now = self.boot.now();
+        let Some(orders) = &mut self.certs.orders else { return };
+        match told {
+            Told::Ended(Ended { id, accepted, ending, key }) => {
+                orders.running = None;
+                if let (Ending::Issued(held), Some(key)) = (&ending, key) {
+                    info!(
+                        serial = held.serial,
+                        authority = held.ca,
+                        not_after = %held.not_after,
+                        "a certificate is issued"
+                    );
+                    orders.keys.push((held.serial.clone(), key));
+                    orders.next_register.get_or_insert(now.mono);
+                } else if let Ending::Failed(failure) = &ending {
+                    warn!(%failure, "an order failed; what is served is served on");
+                }
+                self.certs.lifecycle.handle_ending(id, accepted, ending, now);
+            }
+            Told::Registered(unregistered) => {
+                let again = if unregistered.is_empty() { REGISTER_EACH } else { REGISTER_AGAIN };
+                orders.next_register = Some(now.mono + again);
+                orders.unregistered = unregistered;
+            }
+            Told::Window(serial, window, again) => {
+                self.certs.lifecycle.handle_window(&serial, window, again, now);
+            }
+        }
+        self.carry_out_certs(now);
+        self.report_certs(now);
+    }
+
+    /// Keeps what the next process has to know.
+    pub(super) fn keep_certs(&self) {
+        if let Some(orders) = &self.certs.orders {
+            orders.archive.kept.save(&self.certs.lifecycle.saved());
+        }
+    }
+
+    /// Tells the machine of the pair in the files.
+    fn look_at_files(&mut self, now: Now) {
+        let own = self.services.identity.store().own();
         if own.as_ref().map(Arc::as_ptr) != self.certs.seen.as_ref().map(Arc::as_ptr) {
             let held: Option<Held> = own.as_ref().and_then(|key| held(&key.cert, now.utc, None));
             self.certs.lifecycle.handle_held(held.into_iter().collect(), now);
             self.certs.seen = own;
         }
-        let trust = self.node.trust().trust(now.mono);
-        self.certs.lifecycle.handle_trust(trust, now);
-        while self.certs.lifecycle.poll_event().is_some() {
-            // It asks for no order, and the store serves what it finds.
-        }
+    }
 
-        let mut alarms = self.certs.lifecycle.alarms(now);
-        if let (Some(error), Some(files)) = (store.trouble(), &self.config.tls.files) {
-            let named = store.served().is_some_and(|served| served.carries(&self.config.tls.name));
-            let (severity, served) = match (&self.certs.seen, &*error) {
-                (Some(_), PairError::Name { .. }) if !named => {
-                    (Severity::Warning, "it is served for want of a better one")
+    fn carry_out_certs(&mut self, now: Now) {
+        while let Some(event) = self.certs.lifecycle.poll_event() {
+            // Without orders it asks for nothing, and the store serves what it finds.
+            let Some(orders) = &mut self.certs.orders else { continue };
+            match event {
+                Event::AskWindow { ca, serial } => self.ask_window(ca, serial),
+                Event::Order(order) => self.make_order(order, now),
+                Event::Save => {
+                    orders.saver.send_replace(Some(self.certs.lifecycle.saved()));
                 }
-                (Some(_), _) => (Severity::Warning, "the pair read before is served on"),
-                (None, _) => (
-                    Severity::Error,
-                    "one of the local authority is served, which clients refuse that check names",
-                ),
-            };
-            let text = format!(
-                "the certificate {} with the key {} is not as it should be: {error}; {served}",
-                files.certificate.display(),
-                files.key.display()
-            );
-            alarms.push(Alarm { name: UNFIT, severity, text });
+                Event::Serve(serial) => {
+                    let held = self.certs.lifecycle.held();
+                    orders.keys.retain(|(of, _)| held.iter().any(|held| held.serial == *of));
+                    if let Some((_, key)) = orders.keys.iter().find(|(of, _)| *of == serial) {
+                        self.services.identity.store().set_issued(Arc::clone(key));
+                        info!(serial, "a certificate that was ordered is served");
+                    }
+                }
+            }
         }
+    }
+
+    fn make_order(&mut self, order: Order, now: Now) {
+        let urgent = self.certs.lifecycle.is_urgent(now);
+        let Some(orders) = &mut self.certs.orders else { return };
+        let leaf = order.replaces.as_deref().and_then(|serial| orders.leaf(serial));
+        let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
+        let task = tokio::spawn(async move {
+            let ended = issuing.order(order, leaf, urgent).await;
+            let _ = sender.send(Message::Certs(Told::Ended(ended))).await;
+        });
+        orders.running = Some(task.abort_handle());
+    }
+
+    fn ask_window(&self, ca: CaId, serial: String) {
+        let Some(orders) = &self.certs.orders else { return };
+        let Some(leaf) = orders.leaf(&serial) else { return };
+        let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
+        tokio::spawn(async move {
+            if let Some((window, again)) = issuing.window(ca, &leaf).await {
+                let _ = sender.send(Message::Certs(Told::Window(serial, window, again))).await;
+            }
+        });
+    }
+
+    /// Writes what could not be written, and sees to accounts.
+    fn look_after_store(&mut self, now: Now) {
+        let verified = self.trust.is_some_and(|trust| trust.verified);
+        let Some(orders) = &mut self.certs.orders else { return };
+        if now.mono >= orders.next_retry {
+            orders.next_retry = now.mono + RETRY_EACH;
+            if orders.archive.kept.alarm().is_some() {
+                let kept = Arc::clone(&orders.archive.kept);
+                spawn_blocking(move || kept.retry());
+            }
+        }
+        // After the first certificate there is time.
+        if orders.next_register.is_none() && self.certs.lifecycle.in_service().is_some() {
+            orders.next_register = Some(now.mono);
+        }
+        let due = orders.next_register.is_some_and(|at| now.mono >= at);
+        if verified && due && orders.running.is_none() {
+            orders.next_register = Some(now.mono + REGISTER_EACH);
+            let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
+            tokio::spawn(async move {
+                let unregistered = issuing.register().await;
+                let _ = sender.send(Message::Certs(Told::Registered(unregistered))).await;
+            });
+        }
+    }
+
+    fn report_certs(&mut self, now: Now) {
+        let mut alarms = self.certs.lifecycle.alarms(now);
+        alarms.extend(self.certs.orders.iter().flat_map(Orders::alarms));
+        alarms.extend(self.unfit_files());
         if alarms == self.certs.told {
             return;
         }
-        for name in CONDITIONS.iter().chain(&[UNFIT]) {
+        for name in CONDITIONS.iter().chain(&[UNFIT, UNREGISTERED, kept::CONDITION]) {
             let found = alarms.iter().find(|alarm| alarm.name == *name);
             let held = found.map(|alarm| (alarm.severity, alarm.text.clone()));
             self.feed(Input::Condition { name, held });
@@ -89,38 +344,25 @@ impl Steward {
         self.certs.told = alarms;
     }
 
-    /// The certificate that clients are shown, and what lies ahead of it.
-    pub(super) fn certs(&self) -> Option<report::Certs> {
-        let now = self.boot.now();
+    fn unfit_files(&self) -> Option<Alarm> {
         let store = self.services.identity.store();
-        let served = store.served()?;
-        let shown = held(&served.chain, now.utc, None)?;
-        let files = self.config.tls.files.as_ref();
-        let from_files = store.own().is_some();
-        let lifecycle = &self.certs.lifecycle;
-        let survives = lifecycle.remaining(now).filter(|_| from_files);
-        let (renewal, why) = if from_files {
-            let due = Policy::renewed_by_others(&shown);
-            (Some(due), "by custom; whoever brings the files renews it")
-        } else {
-            (None, "here, at each start and whenever the time becomes known")
+        let (error, files) = (store.trouble()?, self.config.tls.files.as_ref()?);
+        let named = store.served().is_some_and(|served| served.carries(&self.config.tls.name));
+        let (severity, served) = match (&self.certs.seen, &*error) {
+            (Some(_), PairError::Name { .. }) if !named => {
+                (Severity::Warning, "it is served for want of a better one")
+            }
+            (Some(_), _) => (Severity::Warning, "the pair read before is served on"),
+            (None, _) => (
+                Severity::Error,
+                "one of the local authority is served, which clients refuse that check names",
+            ),
         };
-        Some(report::Certs {
-            utc: now.utc.to_string(),
-            verified: self.node.trust().trust(now.mono).verified,
-            source: if from_files { "files" } else { "fallback" }.to_owned(),
-            certificate: files.map(|files| files.certificate.display().to_string()),
-            key: files.map(|files| files.key.display().to_string()),
-            name: self.config.tls.name.to_string(),
-            names: shown.names,
-            issuer: issuer(&served.chain).unwrap_or_default(),
-            serial: shown.serial,
-            not_before: shown.not_before.to_string(),
-            not_after: shown.not_after.to_string(),
-            survives: survives.map(|span| span.as_secs()),
-            renewal: renewal.map(|at| at.to_string()),
-            why: why.to_owned(),
-            conditions: self.conditions(|name| CONDITIONS.contains(&name) || name == UNFIT),
-        })
+        let text = format!(
+            "the certificate {} with the key {} is not as it should be: {error}; {served}",
+            files.certificate.display(),
+            files.key.display()
+        );
+        Some(Alarm { name: UNFIT, severity, text })
     }
 }

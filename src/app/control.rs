@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::boot::Boot;
+use super::certs_report::FALLBACK;
 use super::services::{Services, asked};
 use super::steward::{Message, Steward};
 use super::supervise::panics;
@@ -61,6 +62,9 @@ impl Control for Desk {
                 Request::Health { .. }
                 | Request::Certs
                 | Request::Clients
+                | Request::Devices
+                | Request::Rehearse
+                | Request::Renew
                 | Request::SetFloor { .. }
                 | Request::Sources
                 | Request::Tracking
@@ -117,6 +121,9 @@ impl Steward {
             }
             Request::Certs => json(&self.certs()),
             Request::Clients => json(&self.clients()),
+            Request::Devices => json(&self.devices()),
+            Request::Rehearse => self.rehearse(),
+            Request::Renew => self.renew(),
             Request::Sources => json(&self.sources()),
             Request::Tracking => json(&self.time()),
             Request::Status => json(&self.status()),
@@ -233,12 +240,11 @@ impl Steward {
     }
 
     fn certificate(&self) -> Option<report::Certificate> {
-        let store = self.services.identity.store();
-        let served = store.served()?;
+        let served = self.services.identity.store().served()?;
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
         Some(report::Certificate {
-            source: if store.own().is_some() { "files" } else { "fallback" }.to_owned(),
+            source: self.source_of(&served).to_owned(),
             not_before: validity.not_before.to_string(),
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,
@@ -371,7 +377,7 @@ impl Steward {
                     let from = &cert.source;
                     let (begin, end) = (&cert.not_before, &cert.not_after);
                     (
-                        dates && (from == "files" || self.config.tls.files.is_none()),
+                        dates && (from != FALLBACK || !self.wants_better()),
                         format!("from {from}, valid {begin} to {end}{unjudged}"),
                     )
                 }

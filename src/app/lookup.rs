@@ -34,10 +34,14 @@ pub(super) fn question(name: &HickoryName, kind: RecordType) -> Option<Vec<u8>> 
 /// The addresses in `message`.
 pub(super) fn addresses(message: &[u8]) -> Vec<IpAddr> {
     let Ok(message) = Message::from_vec(message) else { return Vec::new() };
-    let found = message.answers.iter().filter_map(|record| match &record.data {
-        RData::A(a) => Some(IpAddr::V4(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-        _ => None,
+    let found = message.answers.iter().filter_map(|record| {
+        if let RData::A(a) = &record.data {
+            Some(IpAddr::V4(a.0))
+        } else if let RData::AAAA(aaaa) = &record.data {
+            Some(IpAddr::V6(aaaa.0))
+        } else {
+            None
+        }
     });
     found.filter(|ip| !ip.is_unspecified() && !ip.is_multicast()).collect()
 }
@@ -196,9 +200,8 @@ fn of_two_operators(forwarder: &Forwarder) -> Vec<EndpointId> {
 /// Whether a TXT record in `message` says `value`.
 fn holds(message: &[u8], value: &str) -> bool {
     Message::from_vec(message).is_ok_and(|message| {
-        message.answers.iter().any(|record| match &record.data {
-            RData::TXT(text) => text.txt_data.concat() == value.as_bytes(),
-            _ => false,
+        message.answers.iter().any(|record| {
+            matches!(&record.data, RData::TXT(text) if text.txt_data.concat() == value.as_bytes())
         })
     })
 }

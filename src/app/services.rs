@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
+use rustls::sign::CertifiedKey;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::boot::Boot;
+use super::certs::policy;
+use super::issuing::Archive;
 use super::recursion::Recursion;
 use super::snapshot::Snapshots;
 use super::steward::Message;
 use super::supervise::keep;
 use super::validation::Validation;
 use crate::cache::Cache;
-use crate::clock::{CertDates, NtpStatus, TimeTrust, UnixTime};
+use crate::cert::Lifecycle;
+use crate::clock::{CertDates, Now, NtpStatus, TimeTrust, UnixTime};
 use crate::config::{Config, Upstream};
 use crate::dns::answer::{AnswerSettings, Answerer};
 use crate::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Limits, Listeners, Places, Tls};
@@ -176,7 +180,7 @@ impl Services {
         trust: TimeTrust,
     ) -> Option<mpsc::Receiver<ForwardEvent>> {
         self.answerer.reload(AnswerSettings::from(config));
-        if before.tls != config.tls {
+        if before.tls != config.tls || before.acme != config.acme {
             self.identity.replace(config);
         }
         self.identity.look_at_files();
@@ -368,6 +372,7 @@ pub(super) struct Identity {
     clock: Arc<dyn Clock>,
     /// What certificate authorities look for on the DoH port.
     pub(super) challenges: Arc<Challenges>,
+    archive: OnceLock<Arc<Archive>>,
 }
 
 #[derive(Debug)]
@@ -377,7 +382,8 @@ struct Identified {
     doh: Arc<ServerConfig>,
     doq: Arc<ServerConfig>,
     nts: Arc<ServerConfig>,
-    fallback: Option<FallbackCa>,
+    /// Made when it is first needed.
+    fallback: OnceLock<Arc<FallbackCa>>,
     name: Name,
 }
 
@@ -385,24 +391,42 @@ impl Identity {
     fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
         let (config, state, clock) = (config.clone(), Arc::clone(state), Arc::clone(clock));
         let challenges = Challenges::new(Arc::clone(&clock));
-        Self { served: OnceLock::new(), config, state, clock, challenges }
+        Self { served: OnceLock::new(), config, state, clock, challenges, archive: OnceLock::new() }
+    }
+
+    /// What is kept of certificate authorities.
+    pub(super) fn archive(&self) -> &Arc<Archive> {
+        self.archive.get_or_init(|| Arc::new(Archive::open(&self.state)))
+    }
+
+    /// The best certificate that was ordered, if any are.
+    fn ordered(&self, config: &Config) -> Option<Arc<CertifiedKey>> {
+        config.acme.as_ref()?;
+        let certificates = self.archive().kept.certificates();
+        let mono = self.clock.mono();
+        let now = Now { mono, utc: self.clock.utc_at(mono) };
+        let held = certificates.iter().map(|certificate| certificate.held.clone()).collect();
+        let best = Lifecycle::new(policy(config, 0), held, None, now);
+        let best = best.in_service()?;
+        let found = certificates.into_iter().find(|it| it.held.serial == best.serial)?;
+        Some(found.key)
     }
 
     fn served(&self) -> &ArcSwap<Identified> {
-        let make = || Identified::new(&self.config, &self.state, &self.clock, None);
+        let make = || Identified::new(&self.config, self, None);
         self.served.get_or_init(|| ArcSwap::from_pointee(make()))
     }
 
     fn replace(&self, config: &Config) {
         let before = self.store();
-        let made = Identified::new(config, &self.state, &self.clock, Some(&before));
+        let made = Identified::new(config, self, Some(&before));
         self.served().store(Arc::new(made));
     }
 
     /// Signs the fallback certificate again, with dates around `now`.
     pub(super) fn renew_fallback(&self, now: UnixTime) {
         let served = self.served().load();
-        if let Some(authority) = &served.fallback {
+        if let Some(authority) = served.fallback.get() {
             match authority.issue(&served.name, &own_addresses(), now) {
                 Ok(leaf) => served.store.set_fallback(leaf),
                 Err(error) => warn!(%error, "the fallback certificate keeps its dates"),
@@ -413,6 +437,15 @@ impl Identity {
     /// Where the certificate that clients are shown comes from.
     pub(super) fn store(&self) -> Arc<CertStore> {
         Arc::clone(&self.served().load().store)
+    }
+
+    /// The local authority, which is made if there is none. `None`, and in the log why, if it cannot be.
+    pub(super) fn authority(&self) -> Option<Arc<FallbackCa>> {
+        let served = self.served().load();
+        let present = served.fallback.get().cloned();
+        let authority =
+            present.or_else(|| open_fallback(&served.name, &self.state).map(Arc::new))?;
+        Some(Arc::clone(served.fallback.get_or_init(|| authority)))
     }
 
     fn present(self: &Arc<Self>) -> Tls {
@@ -446,29 +479,33 @@ impl Identity {
 }
 
 impl Identified {
-    fn new(
-        config: &Config,
-        state: &StateDir,
-        clock: &Arc<dyn Clock>,
-        before: Option<&CertStore>,
-    ) -> Self {
+    fn new(config: &Config, identity: &Identity, before: Option<&CertStore>) -> Self {
+        let Identity { state, clock, .. } = identity;
         let name = config.tls.name.clone();
         let store = CertStore::of(&config.tls);
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|_| config.tls.files.is_some() || config.acme.is_some())
+        {
             store.succeed(before, &name);
+        }
+        if let Some(key) = identity.ordered(config) {
+            store.set_issued(key);
         }
         if let Some(event) = store.poll() {
             event.log();
         }
         // Making keys takes time that a boot does not have, unless clients are to see them.
-        let fallback = if store.own().is_some() { None } else { open_fallback(&name, state) };
-        let leaf = fallback
-            .as_ref()
-            .map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
+        let fallback = OnceLock::new();
+        if store.own().is_none()
+            && let Some(authority) = open_fallback(&name, state)
+        {
+            fallback.get_or_init(|| Arc::new(authority));
+        }
+        let leaf =
+            fallback.get().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
         match leaf {
             Some(Ok(leaf)) => store.set_fallback(leaf),
             Some(Err(error)) => {
-                error!(%error, "no fallback certificate: DoT, DoH and DoQ need files");
+                error!(%error, "no fallback certificate: DoT, DoH and DoQ need another one");
             }
             None => {}
         }
@@ -524,7 +561,7 @@ impl KeyVault for Vault<'_> {
 }
 
 /// The addresses clients may know this machine by.
-fn own_addresses() -> Vec<IpAddr> {
+pub(super) fn own_addresses() -> Vec<IpAddr> {
     let any = [
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),

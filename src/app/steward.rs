@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::asking::Failure;
 use super::boot::Boot;
-use super::certs::Certs;
+use super::certs::{Certs, Told};
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
@@ -55,6 +55,8 @@ const CONTRADICTED: &str = "sources-contradicted";
 pub(super) enum Message {
     /// A question by the control socket.
     Ask(crate::admin::Request, oneshot::Sender<Response>),
+    /// What a certificate authority did.
+    Certs(Told),
     /// What the forwarder learnt.
     Forward(ForwardEvent),
     /// What a time source or witness did.
@@ -158,7 +160,7 @@ impl Steward {
             sender,
             refclocks: None,
             leap_file: LeapFile::default(),
-            certs: Certs::new(&read, now),
+            certs: Certs::new(&read, &services, now),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -215,6 +217,7 @@ impl Steward {
             Message::Ask(request, reply) => {
                 let _ = reply.send(self.answer(&request));
             }
+            Message::Certs(told) => self.hear_of_certs(told),
             Message::Forward(event) => {
                 if let ForwardEvent::Outcome { endpoint, outcome: Outcome::Answered { .. } } = event
                     && self.refused.remove(&endpoint).is_some()
@@ -237,6 +240,7 @@ impl Steward {
                 }
                 self.services.recursion.renew();
                 self.feed(Input::PathChanged);
+                self.certs.lifecycle.handle_path_change(self.boot.now());
                 self.look_at_uplink(self.boot.clock.mono());
             }
             Message::Past(bound) => self.guess_at_least(bound),
@@ -305,6 +309,7 @@ impl Steward {
                 Action::Plan(plan) => {
                     let down = plan.all_down && !services::asked(&self.config).is_empty();
                     self.services.answerer.set_upstreams_down(down);
+                    self.certs.upstreams_are_down(down, self.boot.now());
                     if let Some(forwarder) = self.services.forwarder.present() {
                         forwarder.set_plan(plan);
                     }
@@ -542,7 +547,8 @@ impl Steward {
             self.asked += 1;
             self.node.replace_trust(trust, now);
         }
-        self.config = config;
+        let before = std::mem::replace(&mut self.config, config);
+        self.reconfigure_certs(&before);
         if asks_others {
             self.listen_to_refclocks();
             self.read_leap_file();
@@ -593,6 +599,7 @@ impl Steward {
     }
 
     fn keep_all(&self) {
+        self.keep_certs();
         self.keep_nts();
         if let Some(floor) = self.node.trust().floor_to_save(self.boot.clock.mono()) {
             self.boot.keep_floor(floor);

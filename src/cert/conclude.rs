@@ -95,7 +95,7 @@ impl Lifecycle {
             found.push((until, hold));
         }
         let names = self.names();
-        let guarded = self.guard.holds(&self.policy.limits, &names, self.urgent(now), now.mono);
+        let guarded = self.guard.holds(&self.policy.limits, &names, self.is_urgent(now), now.mono);
         if let Some((until, bound)) = guarded.filter(|_| !proof) {
             found.push((until, Hold::Guard { bound, until: later(until) }));
         }
@@ -111,8 +111,10 @@ impl Lifecycle {
         Some(magnitude(held.not_after.since(now.utc).max(0)))
     }
 
-    /// Whether less than half is left of what a certificate has to spare at its renewal.
-    fn urgent(&self, now: Now) -> bool {
+    /// Whether less than half is left of what a certificate has to spare at its renewal, or there
+    /// is no certificate.
+    #[must_use]
+    pub fn is_urgent(&self, now: Now) -> bool {
         let Some(held) = self.in_service() else { return true };
         let spare = self.policy.spare(held).min(self.policy.survive);
         self.remaining(now).is_some_and(|remaining| remaining < spare / 2)
@@ -123,7 +125,7 @@ impl Lifecycle {
     /// The first in order that may be asked, else the one that may be soonest. The next in order is
     /// asked too when one has failed for a day, limits our rate, or time runs out.
     fn candidate(&self, now: Now) -> Option<(CaId, bool)> {
-        let urgent = self.urgent(now);
+        let urgent = self.is_urgent(now);
         let passes_on = |place: &usize| {
             let ladder = &self.ladders[*place];
             let failing =

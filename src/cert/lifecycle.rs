@@ -267,11 +267,11 @@ impl Lifecycle {
     ///
     /// What keeps that from being done.
     pub fn handle_rehearse(&mut self, now: Now) -> Result<(), Hold> {
-        if !self.verified {
-            return Err(Hold::Unverified);
-        }
         if !self.policy.cas.iter().any(|ca| ca.staging) {
             return Err(Hold::NoCa);
+        }
+        if !self.verified {
+            return Err(Hold::Unverified);
         }
         for (rehearsal, ca) in self.rehearsals.iter_mut().zip(&self.policy.cas) {
             rehearsal.asked = ca.staging;

@@ -23,7 +23,7 @@ pub use alarm::{Alarm, CONDITIONS};
 pub use guard::{Bound, Limits};
 pub use ladder::{Failure, Kind};
 pub use lifecycle::{Ending, Event, Lifecycle, Order, OrderId};
-pub use outlook::{Endurance, Hold, Next};
+pub use outlook::{Endurance, Hold, Next, Rehearsed};
 pub use saved::{Saved, SavedCa, SavedWindow};
 pub use schedule::{Why, Window};
 

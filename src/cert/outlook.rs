@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::clock::{Now, UnixTime};
 
 use super::guard::Bound;
-use super::lifecycle::Lifecycle;
+use super::ladder::Failure;
+use super::lifecycle::{Lifecycle, Order};
 use super::schedule::Why;
 use super::{CaId, HOUR};
 
@@ -82,6 +83,23 @@ pub struct Endurance {
     pub at_worst: Duration,
 }
 
+/// Where we stand with the rehearsals at one CA.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rehearsed<'a> {
+    /// The CA's name in the configuration.
+    pub ca: &'a str,
+    /// Whether it has a staging directory; without one nothing is rehearsed there.
+    pub staging: bool,
+    /// Whether one is under way, or asked for by a person and about to begin.
+    pub running: bool,
+    /// Whether the last one succeeded, with the certificate that is in service.
+    pub passed: bool,
+    /// How the last one failed, if it did.
+    pub failure: Option<&'a Failure>,
+    /// Rehearsals that failed since the last that did not.
+    pub failures: u32,
+}
+
 /// From the end of an outage to a certificate: the longest wait of the ladder, and the order.
 const RETURN: Duration = Duration::from_secs(75 * 60);
 
@@ -103,6 +121,34 @@ impl Lifecycle {
         let spare = self.policy.spare(self.in_service()?).min(remaining);
         let less = |span: Duration| span.saturating_sub(RETURN);
         Some(Endurance { at_present: less(remaining), at_worst: less(spare) })
+    }
+
+    /// The order under way, at a CA or at its staging directory.
+    #[must_use]
+    pub fn running(&self) -> Option<&Order> {
+        self.running.as_ref().map(|running| &running.order)
+    }
+
+    /// Orders that failed since the last that did not, and the last of them in words. Rehearsals are
+    /// not among them.
+    #[must_use]
+    pub fn failures(&self) -> (u32, Option<&str>) {
+        (self.failures, self.last_failure.as_deref())
+    }
+
+    /// Where we stand with the rehearsals at each CA, in the order of [`super::Policy::cas`].
+    pub fn rehearsals(&self) -> impl Iterator<Item = Rehearsed<'_>> {
+        let serial = self.in_service().map_or("", |held| &held.serial);
+        let of = |place| self.running().filter(|order| order.staging && order.ca == CaId(place));
+        let cas = self.policy.cas.iter().zip(&self.rehearsals).enumerate();
+        cas.map(move |(place, (ca, rehearsal))| Rehearsed {
+            ca: &ca.name,
+            staging: ca.staging,
+            running: rehearsal.asked || of(place).is_some(),
+            passed: rehearsal.passed.as_deref() == Some(serial),
+            failure: rehearsal.failure.as_ref(),
+            failures: rehearsal.failures,
+        })
     }
 }
 

@@ -275,6 +275,50 @@ fn a_rehearsal_comes_half_way_to_the_renewal_and_its_failure_is_told() {
 }
 
 #[test]
+fn a_person_sees_where_the_rehearsals_and_the_orders_stand() {
+    let (mut machine, now) = machine(2);
+    let mut two = policy(2);
+    two.cas[1].staging = false;
+    machine.handle_held(vec![held("01", now.utc, DAY * 90)], now);
+    machine.handle_policy(two, now);
+    let seen = |machine: &Lifecycle| {
+        let seen = machine
+            .rehearsals()
+            .map(|it| (it.staging, it.running, it.passed, it.failure.is_some(), it.failures));
+        <[_; 2]>::try_from(seen.collect::<Vec<_>>()).unwrap()
+    };
+    let without = (false, false, false, false, 0);
+    assert_eq!(seen(&machine), [(true, false, false, false, 0), without]);
+
+    assert_eq!(machine.handle_rehearse(now), Ok(()));
+    assert_eq!(seen(&machine), [(true, true, false, false, 0), without]);
+    assert!(machine.running().unwrap().staging);
+    let order = orders(&mut machine).pop().unwrap();
+    let failure = Failure { kind: Kind::Refused, detail: "CAA".to_owned() };
+    machine.handle_ending(order.id, true, Ending::Failed(failure.clone()), now);
+    assert_eq!(seen(&machine), [(true, false, false, true, 1), without]);
+    let names: Vec<_> = machine.rehearsals().map(|it| (it.ca, it.failure)).collect();
+    assert_eq!(names, [("ca0", Some(&failure)), ("ca1", None)]);
+    assert_eq!(machine.failures(), (0, None), "it was no order");
+
+    assert_eq!(machine.handle_rehearse(now), Ok(()));
+    let order = orders(&mut machine).pop().unwrap();
+    machine.handle_ending(order.id, true, Ending::Passed, now);
+    assert_eq!(seen(&machine), [(true, false, true, false, 0), without]);
+
+    assert_eq!(machine.handle_renew(now), Ok(()));
+    assert!(!machine.running().unwrap().staging && !machine.rehearsals().any(|it| it.running));
+    let order = orders(&mut machine).pop().unwrap();
+    machine.handle_ending(order.id, true, Ending::Failed(failure), now);
+    let told = (1, Some("ca0: the CA refuses to certify a name (CAA)"));
+    assert_eq!((machine.running(), machine.failures()), (None, told));
+
+    // It passed with the certificate before.
+    machine.handle_held(vec![held("02", now.utc + HOUR, DAY * 90)], now);
+    assert_eq!(seen(&machine), [(true, false, false, false, 0), without]);
+}
+
+#[test]
 fn after_a_failed_validation_the_staging_directory_is_tried_before_the_ca() {
     let (mut machine, mut now) = machine(1);
     let invalid = || Failure { kind: Kind::Validation, detail: String::new() };

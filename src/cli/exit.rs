@@ -1,6 +1,7 @@
 //! Exit codes, the same for every command, and the failures that lead to them.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::admin::Reason;
 use crate::admin::client::CallError;
@@ -31,6 +32,14 @@ pub(super) enum Failure {
     /// The configuration cannot be used.
     #[error(transparent)]
     Configuration(#[from] LoadError),
+    /// A file that was asked for could not be written.
+    #[error("error: cannot write {}: {why}", file.display())]
+    File {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
     /// The result could not be printed.
     #[error("error: cannot write to standard output: {0}")]
     Output(io::Error),
@@ -45,6 +54,9 @@ pub(super) enum Failure {
         /// Why it cannot be.
         why: String,
     },
+    /// The daemon has nothing that would serve.
+    #[error("error: {0}")]
+    Wanting(String),
 }
 
 impl Failure {
@@ -64,7 +76,11 @@ impl Failure {
                 | CallError::Silent(_),
             ) => UNREACHABLE,
             Self::Configuration(_) => CONFIG,
-            Self::Output(_) | Self::State(_) | Self::Trial { .. } => FAILED,
+            Self::File { .. }
+            | Self::Output(_)
+            | Self::State(_)
+            | Self::Trial { .. }
+            | Self::Wanting(_) => FAILED,
         }
     }
 }

@@ -30,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Cache(show) => cache::show(&show),
-        Command::Certs(look) => certs::run(&look),
+        Command::Certs(certs) => certs::run(&certs),
         Command::Check(what) => check::run(&what),
         Command::Drill(drill) => drill::run(&drill),
         Command::Floor(floor) => floor::run(&floor),
@@ -76,8 +76,9 @@ enum Command {
     Clients(clients::Clients),
     /// Show what is known of time, as `chronyc tracking` does.
     Tracking(daemon::Look),
-    /// Show the certificate, the outage it survives and when it is renewed.
-    Certs(daemon::Look),
+    /// Show the certificate, the outage it survives and when it is renewed; have it renewed; and give
+    /// devices what they need to trust it.
+    Certs(certs::Certs),
     /// Show the upstreams.
     Upstreams(upstreams::Upstreams),
     /// Tell by the exit code whether a part does its work: 0 or 1, and 3 without a daemon.

@@ -17,6 +17,19 @@ pub(super) fn print(text: impl Display) -> Result<(), Failure> {
     }
 }
 
+/// Writes octets as they are, for another program. A reader who has gone away does not matter.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(super) fn octets(octets: &[u8]) -> Result<(), Failure> {
+    let mut to = io::stdout();
+    match to.write_all(octets).and_then(|()| to.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Says something beside the result, on standard error.
 pub(super) fn note(text: impl Display) {
     // There is nowhere left to say that it could not be said.

@@ -89,6 +89,30 @@ impl FallbackCa {
         &self.certificate_pem
     }
 
+    /// The SHA-256 of that certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes());
+        // What was kept has been read before, and is else our own.
+        let der = der.as_ref().unwrap_or_else(|_| self.issuer.der());
+        let digest = ring::digest::digest(&ring::digest::SHA256, der);
+        let mut octets = [0; 32];
+        octets.copy_from_slice(digest.as_ref());
+        octets
+    }
+
+    /// The names it may sign for, each with all below it.
+    #[must_use]
+    pub fn names(&self) -> &[Name] {
+        &self.permitted
+    }
+
+    /// The networks it may sign for addresses in, each with its prefix length.
+    #[must_use]
+    pub const fn networks() -> &'static [(IpAddr, u8)] {
+        PRIVATE
+    }
+
     /// A server certificate for `name` and for those of `addresses` that are
     /// private, valid for [`LIFE`] from a day before `guess`.
     ///
