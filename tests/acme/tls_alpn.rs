@@ -16,10 +16,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -29,11 +29,13 @@ use tokio_rustls::client::TlsStream;
 
 use crate::lab::Lab;
 use crate::lab::clients::trusting;
-use crate::script::{self, NAME, Script};
+use crate::script::{self, Script};
 use crate::world::{Challtestsrv, DOH_HOST, DOH_PORT, Diary, Pebble, names, run};
 
 /// How long a busy machine may take for what takes no time.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the certificate is ordered for.
+const NAMES: [&str; 2] = ["dns.home.test", "pi1.home.test"];
 
 pub(crate) fn order() {
     let lab = Lab::new();
@@ -51,13 +53,13 @@ pub(crate) fn order() {
         let (over, answers) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let client = tokio::spawn(house.client().goes_on(Arc::clone(&over), Arc::clone(&answers)));
 
-        let chain = order(&["dns.home.test", "pi1.home.test"]).await.unwrap();
+        let chain = order(&NAMES).await.unwrap();
         let during = answers.load(Ordering::SeqCst);
         let wildcard = order(&["*.home.test", "home.test"]).await.unwrap_err();
         over.store(true, Ordering::SeqCst);
         client.await.unwrap();
 
-        assert!(["dns.home.test", "pi1.home.test"].iter().all(|name| chain.held.covers(name)));
+        assert!(NAMES.iter().all(|name| chain.held.covers(name)));
         assert_eq!(chain.held.ca.as_deref(), Some("pebble"));
         // The order takes more than a second, for that is how long its first wait is.
         assert!(during >= 10, "{during} answers");
@@ -69,7 +71,7 @@ pub(crate) fn order() {
         assert_eq!(house.failed_handshakes(), 0);
 
         // All is as it was.
-        for name in ["dns.home.test", "pi1.home.test", NAME] {
+        for name in NAMES {
             house.refuses(name).await;
         }
         house.client().ask().await;
@@ -156,7 +158,7 @@ impl House {
     }
 }
 
-/// Asks by HTTP/1.1, and believes in one certificate alone.
+/// Asks by HTTP/1.1, and takes one certificate alone.
 #[derive(Clone)]
 struct DohClient {
     server: SocketAddr,
@@ -184,18 +186,10 @@ impl DohClient {
         ask_on(&mut self.open(&[ALPN_CHALLENGE, b"http/1.1"]).await).await;
     }
 
+    /// Connects by a name whose challenge may be pending.
     async fn open(&self, alpn: &[&[u8]]) -> SendRequest<Empty<Bytes>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let tcp = TcpStream::connect(self.server).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(config));
-        let tls = connector.connect(NAME.try_into().unwrap(), tcp).await.unwrap();
+        let tls = connect(self.server, NAMES[0], alpn).await.unwrap();
+        assert_eq!(certificate(&tls), self.certificate, "it was shown a CA's certificate");
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
         tokio::spawn(connection);
         sender
@@ -205,7 +199,7 @@ impl DohClient {
 async fn ask_on(connection: &mut SendRequest<Empty<Bytes>>) {
     let query = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x05quick\0\0\x01\0\x01";
     let uri = format!("/dns-query?dns={}", BASE64URL_NOPAD.encode(query));
-    let request = Request::get(uri).header("Host", NAME).body(Empty::new()).unwrap();
+    let request = Request::get(uri).header("Host", NAMES[0]).body(Empty::new()).unwrap();
     let response = connection.send_request(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let answer = response.into_body().collect().await.unwrap().to_bytes();
