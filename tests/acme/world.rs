@@ -182,16 +182,27 @@ impl Pebble {
         environment: &[(&'static str, &'static str)],
         binding: Option<(&str, &str)>,
     ) -> Self {
+        Self::start_issuing(lab, dns, environment, binding, 5 * 365 * 86_400)
+    }
+
+    /// Its certificates live for so many seconds.
+    pub(crate) fn start_issuing(
+        lab: &Lab,
+        dns: SocketAddr,
+        environment: &[(&'static str, &'static str)],
+        binding: Option<(&str, &str)>,
+        life: u32,
+    ) -> Self {
         let address = lab.place(40, 14000);
-        let life = (-3650 * DAY, 3650 * DAY);
-        lab.authority.issue_files_for(lab, "pebble", &["pebble.test", "acme-dns.test"], life);
+        let valid = (-3650 * DAY, 3650 * DAY);
+        lab.authority.issue_files_for(lab, "pebble", &["pebble.test", "acme-dns.test"], valid);
         let keys = binding.map_or_else(String::new, |(kid, key)| format!("\"{kid}\": \"{key}\""));
         let config = lab.path("pebble.json");
         let text = format!(
             "{{\"pebble\": {{\"listenAddress\": \"{address}\", \
              \"managementListenAddress\": \"{}\", \"certificate\": \"{}\", \"privateKey\": \"{}\", \
              \"httpPort\": 5002, \"tlsPort\": {DOH_PORT}, \"ocspResponderURL\": \"\", \
-             \"externalAccountBindingRequired\": {}, \"externalAccountMACKeys\": {{{keys}}}}}}}",
+             \"certificateValidityPeriod\": {life}, \"externalAccountBindingRequired\": {}, \"externalAccountMACKeys\": {{{keys}}}}}}}",
             lab.place(40, 15000),
             lab.path("pebble.pem").display(),
             lab.path("pebble.key").display(),
@@ -209,6 +220,11 @@ impl Pebble {
         let mut pebble = Self { ca, account, address, config, dns, environment, process: None };
         pebble.restart();
         pebble
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Starts it anew: it forgets everything.

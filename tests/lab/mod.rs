@@ -46,11 +46,19 @@ pub(crate) const HOUR: Nanos = 3600 * 1_000_000_000;
 pub(crate) const DAY: Nanos = 24 * HOUR;
 pub(crate) const YEAR: Nanos = 36_525 * DAY / 100;
 
+/// When the lab's true time began to be counted, and what it was.
+static BEGIN: OnceLock<(Instant, UnixTime)> = OnceLock::new();
+
 /// The lab's true time: a month after the daemon's release, whatever the machine's clock shows.
 pub(crate) fn truth() -> UnixTime {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let start = *START.get_or_init(now);
-    build_epoch().offset(30 * DAY) + now().saturating_duration_since(start)
+    let (start, begin) = *BEGIN.get_or_init(|| (now(), build_epoch().offset(30 * DAY)));
+    begin + now().saturating_duration_since(start)
+}
+
+/// The lab's true time is that of the machine, for programs that have no other. To be called before
+/// anything else.
+pub(crate) fn live_by_the_machine_s_clock() {
+    BEGIN.set((now(), KernelClock.utc())).unwrap();
 }
 
 pub(crate) fn now() -> Instant {

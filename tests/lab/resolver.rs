@@ -24,6 +24,11 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Its certificate is valid in `valid`, counted from the lab's true time. It does not run yet.
     pub(crate) fn new(lab: &Lab, host: u8, valid: (Nanos, Nanos)) -> Self {
+        Self::knowing(lab, host, valid, "")
+    }
+
+    /// The same, with more in unbound's `server` clause, and other clauses behind.
+    pub(crate) fn knowing(lab: &Lab, host: u8, valid: (Nanos, Nanos), more: &str) -> Self {
         let name = format!("dns{host}.example.net");
         lab.authority.issue_files(lab, &name, valid);
         let (address, answer) = (lab.place(host, 8853), Ipv4Addr::new(192, 0, 2, host));
@@ -49,6 +54,7 @@ impl Resolver {
              local-data: \". 3600 SOA a.example.com. h.example.com. 1 3600 600 86400 60\"\n\
              local-zone: \"lab.example.com.\" redirect\n\
              local-data: \"lab.example.com. 300 A {answer}\"\n\
+             {more}\
              remote-control:\n\
              control-enable: no\n",
             ip = address.ip(),

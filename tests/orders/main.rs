@@ -1,0 +1,43 @@
+//! The daemon orders its certificate of a real CA and serves it: a whole life in seconds, and what
+//! may come between.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+#[path = "../lab/mod.rs"]
+mod lab;
+mod rig;
+#[expect(dead_code, reason = "made for orders without a daemon")]
+#[path = "../acme/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use lab::{eventually, find, live_by_the_machine_s_clock, needing};
+use libtest_mimic::{Arguments, Trial};
+use rig::Rig;
+
+fn main() {
+    live_by_the_machine_s_clock();
+    let missing = ["knotd", "unbound", "curl"].into_iter().find(|program| find(program).is_none());
+    let program = missing.unwrap_or("pebble");
+    let trials: Vec<Trial> =
+        vec![needing(program, "a_whole_life_in_seconds_and_no_handshake_fails", whole_life)];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn whole_life() {
+    let rig = Rig::start(30);
+    let daemon = rig.boot();
+    let client = rig.watch(&daemon);
+
+    // The first, and four renewals at the least.
+    let seen = eventually(Duration::from_secs(120), || {
+        let serials = client.serials();
+        (serials.len() >= 5).then_some(serials)
+    });
+    let seen = seen.unwrap_or_else(|| panic!("{:?}\n{}", client.serials(), daemon.log()));
+
+    let (shaken, failures) = client.stop();
+    assert_eq!(failures, Vec::<String>::new(), "{}", daemon.log());
+    assert!(shaken > 100, "{shaken}");
+    println!("{} certificates, {shaken} handshakes", seen.len());
+}
