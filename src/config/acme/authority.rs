@@ -33,7 +33,7 @@ const KNOWN: &[Known] = &[
         directory: "https://acme.zerossl.com/v2/DV90",
         staging: None,
         profile: None,
-        binding: Some("https://app.zerossl.com/developer"),
+        binding: Some("https://zerossl.com/documentation/acme/generate-eab-credentials"),
         terms: "https://zerossl.com/terms/",
     },
     Known {
