@@ -73,6 +73,9 @@ pub(super) fn terms(cas: &[AcmeCa]) -> String {
         let named = || format!("`termsOfService` in the directory of `{}`", ca.name);
         known.map_or_else(named, |known| known.terms.to_owned())
     };
+    if cas.is_empty() {
+        return "`termsOfService` in its directory".to_owned();
+    }
     cas.iter().map(at).collect::<Vec<_>>().join(", ")
 }
 

@@ -143,6 +143,12 @@ fn mistakes_in_what_is_ordered_have_their_places_and_remedies() {
             "nothing is ordered",
             "read them (`termsOfService` in the directory of `own`)",
         ),
+        (
+            least("true", "false") + CA + "\"unknown\"\n[[acme.ca]]\n",
+            (4, 9),
+            "nothing is ordered",
+            "read them (`termsOfService` in",
+        ),
         (least("true", "\"yes\""), (4, 9), "`agree` is a string", "agree = true"),
         ("acme = 5\n".to_owned(), (1, 8), "`acme` is a whole number", "write [acme] once"),
         (acme("names = []"), (5, 9), "`names` is empty", "leave `names` out"),
