@@ -98,12 +98,13 @@ impl<'t> Table<'_, 't> {
     pub(super) fn table_if_any<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Table<'_, '_>) -> Option<T>,
+        read: impl FnOnce(&mut Table<'_, '_>) -> T,
     ) -> Option<T> {
         let entries = self.entries(key)?;
         let path = self.path_of(key);
-        Table { notes: self.notes, entries, path, asked: Vec::new(), missing: Vec::new() }
-            .read(read)
+        let table =
+            Table { notes: self.notes, entries, path, asked: Vec::new(), missing: Vec::new() };
+        Some(table.read(read))
     }
 
     /// Reads each `[[key]]` with `read`. An entry that gives `None` is left out.

@@ -114,8 +114,7 @@ pub(super) fn host_name(text: &str) -> Result<Name, Wrong> {
 /// A DNS name that a certificate can have, in lower case: letters, digits and hyphens (RFC 5280
 /// section 4.2.1.6), or a wildcard, which is the whole first label (RFC 9525 section 6.3).
 pub(super) fn certified_name(text: &str) -> Result<String, Wrong> {
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
-    if bare.parse::<IpAddr>().is_ok() {
+    if text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok() {
         return Err(Wrong::new(
             format!("`{text}` is an address: no public CA issues for private addresses"),
             "write the name that clients know this machine by, like \"dns.example.org\"",

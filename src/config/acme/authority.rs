@@ -33,7 +33,7 @@ const KNOWN: &[Known] = &[
         directory: "https://acme.zerossl.com/v2/DV90",
         staging: None,
         profile: None,
-        binding: Some("https://app.zerossl.com/developer"),
+        binding: Some("https://zerossl.com/documentation/acme/generate-eab-credentials"),
         terms: "https://zerossl.com/terms/",
     },
     Known {
@@ -73,6 +73,9 @@ pub(super) fn terms(cas: &[AcmeCa]) -> String {
         let named = || format!("`termsOfService` in the directory of `{}`", ca.name);
         known.map_or_else(named, |known| known.terms.to_owned())
     };
+    if cas.is_empty() {
+        return "`termsOfService` in its directory".to_owned();
+    }
     cas.iter().map(at).collect::<Vec<_>>().join(", ")
 }
 

@@ -26,7 +26,7 @@ pub(in crate::config) fn read(
     table: &mut Table<'_, '_>,
     own: &Name,
     file: impl Copy + Fn(&str) -> Result<PathBuf, Wrong>,
-) -> Option<Acme> {
+) -> Acme {
     let agree = table.boolean("agree");
     let names = read_names(table, own);
     let challenge = read_challenge(table, file);
@@ -43,7 +43,7 @@ pub(in crate::config) fn read(
             &format!("read them ({}), then write agree = true", terms(&cas)),
         );
     }
-    Some(Acme {
+    Acme {
         names,
         cas,
         // Where a mistake left none, this is never used.
@@ -53,7 +53,7 @@ pub(in crate::config) fn read(
         survive: survive.map_or(usual.survive, Duration::from_secs),
         percent,
         limits: limits.unwrap_or_default(),
-    })
+    }
 }
 
 /// The names, each once; `own` if none are given.
@@ -117,7 +117,7 @@ fn read_challenge(
             "add [acme.update], [acme.hook] or [acme.acme_dns]",
         );
     }
-    by_update.or(by_hook).or(by_acme_dns)
+    by_update.or(by_hook).or(by_acme_dns).flatten()
 }
 
 fn read_update(

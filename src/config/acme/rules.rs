@@ -1,4 +1,4 @@
-//! What [acme] must agree on with the rest of the configuration.
+//! What `[acme]` must agree on with the rest of the configuration.
 
 use super::authority::is_public;
 use super::{Acme, AcmeChallenge};
@@ -24,7 +24,7 @@ const LOCAL: &[&str] = &[
     "test",
 ];
 
-/// Reports what is wrong or doubtful about [acme] in `config`.
+/// Reports what is wrong or doubtful about `[acme]` in `config`.
 pub(in crate::config) fn check(config: &Config, notes: &mut Notes) {
     let Some(acme) = &config.acme else { return };
     certificates_have_one_source(config, notes);

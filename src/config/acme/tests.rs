@@ -10,6 +10,7 @@ use crate::config::{Acme, Config, Parsed, Report, Severity};
 /// What is enough, on six lines.
 const LEAST: &str = "[tls]\nname = \"dns.example.org\"\n\
                      [acme]\nagree = true\n[acme.hook]\nprogram = \"/usr/local/bin/hook\"\n";
+const HOOK: &str = "[acme.hook]\nprogram = \"/usr/local/bin/hook\"\n";
 /// A CA, on one line and a half.
 const CA: &str = "[[acme.ca]]\nname = ";
 
@@ -98,7 +99,6 @@ fn every_key_is_understood() {
 
 #[test]
 fn an_account_at_an_acme_dns_server_or_port_443_will_do() {
-    let hook = "[acme.hook]\nprogram = \"/usr/local/bin/hook\"\n";
     let acme_dns = "[acme.acme_dns]\nurl = \"https://auth.example.org\"\naccounts = \"a.json\"\n\
                     ca = \"root.pem\"\n";
 
@@ -106,9 +106,9 @@ fn an_account_at_an_acme_dns_server_or_port_443_will_do() {
     let file = |name: &str| Path::new("/etc/firstlight").join(name);
     let expected =
         AcmeChallenge::AcmeDns { url, accounts: file("a.json"), ca: Some(file("root.pem")) };
-    assert_eq!(read(&LEAST.replace(hook, acme_dns)).challenge, expected);
+    assert_eq!(read(&LEAST.replace(HOOK, acme_dns)).challenge, expected);
     assert_eq!(
-        read(&LEAST.replace(hook, "challenge = \"tls-alpn-01\"\n")).challenge,
+        read(&LEAST.replace(HOOK, "challenge = \"tls-alpn-01\"\n")).challenge,
         AcmeChallenge::TlsAlpn
     );
 }
@@ -126,14 +126,10 @@ fn a_known_ca_at_another_directory_is_another_ca() {
 }
 
 #[test]
-fn mistakes_have_their_places_and_remedies() {
+fn mistakes_in_what_is_ordered_have_their_places_and_remedies() {
     let acme = |line: &str| LEAST.replace("agree = true\n", &format!("agree = true\n{line}\n"));
-    let ca = |rest: &str| format!("{LEAST}{CA}{rest}\n");
     let least = |from: &str, to: &str| LEAST.replace(from, to);
-    let hook = "[acme.hook]\nprogram = \"/usr/local/bin/hook\"\n";
-    let update = "[acme.update]\naddress = \"192.0.2.1\"\nzone = \"example.org\"\n\
-                  key_name = \"k\"\nkey_file = \"k\"\n";
-    for (text, place, message, remedy) in [
+    refuse_all(vec![
         (
             least("agree = true\n", ""),
             (3, 1),
@@ -146,6 +142,12 @@ fn mistakes_have_their_places_and_remedies() {
             (4, 9),
             "nothing is ordered",
             "read them (`termsOfService` in the directory of `own`)",
+        ),
+        (
+            least("true", "false") + CA + "\"unknown\"\n[[acme.ca]]\n",
+            (4, 9),
+            "nothing is ordered",
+            "read them (`termsOfService` in",
         ),
         (least("true", "\"yes\""), (4, 9), "`agree` is a string", "agree = true"),
         ("acme = 5\n".to_owned(), (1, 8), "`acme` is a whole number", "write [acme] once"),
@@ -181,10 +183,20 @@ fn mistakes_have_their_places_and_remedies() {
         (acme("life_percent = 33"), (5, 16), "`acme.life_percent`", "from 34 to 60"),
         (acme("life_percent = 61"), (5, 16), "`acme.life_percent`", "from 34 to 60"),
         (acme("certificates_per_week = 0"), (5, 25), "out of range", "from 1 to 1000000"),
+    ]);
+}
+
+#[test]
+fn mistakes_in_who_publishes_have_their_places_and_remedies() {
+    let acme = |line: &str| LEAST.replace("agree = true\n", &format!("agree = true\n{line}\n"));
+    let least = |from: &str, to: &str| LEAST.replace(from, to);
+    let update = "[acme.update]\naddress = \"192.0.2.1\"\nzone = \"example.org\"\n\
+                  key_name = \"k\"\nkey_file = \"k\"\n";
+    refuse_all(vec![
         (acme("challenge = \"http-01\""), (5, 13), "`http-01` is no value", "tls-alpn-01"),
-        (least(hook, ""), (3, 1), "dns-01 needs somebody who publishes", "add [acme.update]"),
+        (least(HOOK, ""), (3, 1), "dns-01 needs somebody who publishes", "add [acme.update]"),
         (
-            least(hook, "challenge = \"dns-01\"\n"),
+            least(HOOK, "challenge = \"dns-01\"\n"),
             (5, 13),
             "dns-01 needs somebody who publishes",
             "add [acme.update], [acme.hook] or [acme.acme_dns]",
@@ -202,7 +214,7 @@ fn mistakes_have_their_places_and_remedies() {
             "leave it out",
         ),
         (
-            least(hook, "challenge = \"tls-alpn-01\"\nnames = [\"*.example.org\"]\n"),
+            least(HOOK, "challenge = \"tls-alpn-01\"\nnames = [\"*.example.org\"]\n"),
             (5, 13),
             "tls-alpn-01 cannot show `*.example.org` to be yours",
             "write challenge = \"dns-01\"",
@@ -217,40 +229,47 @@ fn mistakes_have_their_places_and_remedies() {
         (least("program", "programme"), (6, 1), "unknown key `programme`", "`program`"),
         (format!("{LEAST}timeout = 301\n"), (7, 11), "out of range", "from 1 to 300"),
         (
-            least(hook, &update.replace("zone = \"example.org\"\n", "")),
+            least(HOOK, &update.replace("zone = \"example.org\"\n", "")),
             (5, 1),
             "`acme.update` without `zone`",
             "add zone = \"example.org\"",
         ),
         (
-            least(hook, &update.replace("example.org", "example.com")),
+            least(HOOK, &update.replace("example.org", "example.com")),
             (7, 8),
             "`_acme-challenge.dns.example.org` is not in the zone `example.com`",
             "write the zone that all the names are in",
         ),
         (
-            least(hook, &format!("{update}algorithm = \"hmac-md5\"\n")),
+            least(HOOK, &format!("{update}algorithm = \"hmac-md5\"\n")),
             (10, 13),
             "`hmac-md5` is no value of `algorithm`",
             "hmac-sha256",
         ),
         (
-            least(hook, "[acme.acme_dns]\nurl = \"http://auth.lan\"\naccounts = \"a\"\n"),
+            least(HOOK, "[acme.acme_dns]\nurl = \"http://auth.lan\"\naccounts = \"a\"\n"),
             (6, 7),
             "does not begin with https://",
             "write a URL like",
         ),
         (
-            least(hook, "[acme.acme_dns]\nurl = \"https://auth.lan\"\n"),
+            least(HOOK, "[acme.acme_dns]\nurl = \"https://auth.lan\"\n"),
             (5, 1),
             "`acme.acme_dns` without `accounts`",
             "add accounts = ",
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_whom_to_ask_have_their_places_and_remedies() {
+    let ca = |rest: &str| format!("{LEAST}{CA}{rest}\n");
+    refuse_all(vec![
         (ca("\"letsencrpt\""), (8, 8), "the directory of `letsencrpt` is not", "did you mean"),
         (ca("\"home\""), (8, 8), "the directory of `home` is not known", "letsencrypt, zerossl"),
         (ca("\"a b\""), (8, 8), "`a b` is no name of a CA", "up to 32 letters"),
         (ca("\"google\""), (8, 8), "opens accounts for customers alone", "cloud.google.com"),
-        (ca("\"zerossl\""), (8, 8), "opens accounts for customers alone", "zerossl.com/developer"),
+        (ca("\"zerossl\""), (8, 8), "opens accounts for customers alone", "https://zerossl.com/"),
         (
             ca("\"zerossl\"\neab_kid = \"k\""),
             (9, 11),
@@ -278,15 +297,7 @@ fn mistakes_have_their_places_and_remedies() {
             "not a list of tables",
             "[[acme.ca]]",
         ),
-    ] {
-        let report = refuse(&text);
-        let found = report.problems().iter().find(|problem| problem.message.contains(message));
-        let found = found.unwrap_or_else(|| panic!("no `{message}` in\n{report}"));
-        let at = found.span.as_ref().map_or((0, 0), |span| report.position(span));
-        assert_eq!(at, place, "{report}");
-        assert!(found.remedy.contains(remedy), "{report}");
-        assert_eq!(found.severity, Severity::Error);
-    }
+    ]);
 }
 
 #[test]
@@ -318,7 +329,6 @@ fn all_mistakes_are_told_and_none_that_another_made() {
 #[test]
 fn doubts_are_told_at_their_places() {
     let alpn = "challenge = \"tls-alpn-01\"\n";
-    let hook = "[acme.hook]\nprogram = \"/usr/local/bin/hook\"\n";
     let doh = "[doh]\nlisten = [\"0.0.0.0:8443\"]\n";
     let own = format!("{CA}\"own\"\ndirectory = \"https://ca.lan/acme\"\n");
     let lan = LEAST.replace("dns.example.org", "dns.home.lan");
@@ -332,7 +342,7 @@ fn doubts_are_told_at_their_places() {
             "`dns.example.org` is given twice",
         ),
         (lan.clone(), (3, 1), "`dns.home.lan`: such names exist at home alone, and `letsencrypt`"),
-        (LEAST.replace(hook, &format!("{alpn}{doh}")), (5, 13), "the CA connects to port 443"),
+        (LEAST.replace(HOOK, &format!("{alpn}{doh}")), (5, 13), "the CA connects to port 443"),
     ] {
         let report = accept(&text).warnings;
         let found = report.problems().iter().find(|problem| problem.message.contains(message));
@@ -340,7 +350,7 @@ fn doubts_are_told_at_their_places() {
         assert_eq!(report.position(found.span.as_ref().unwrap()), place, "{report}");
     }
     assert!(!accept(&format!("{lan}{own}")).warnings.to_string().contains("exist at home"));
-    assert!(!accept(&LEAST.replace(hook, alpn)).warnings.to_string().contains("port 443"));
+    assert!(!accept(&LEAST.replace(HOOK, alpn)).warnings.to_string().contains("port 443"));
 }
 
 #[test]
@@ -349,6 +359,19 @@ fn a_wildcard_covers_one_label() {
 
     assert!(acme.covers("dns.example.org"));
     assert!(!acme.covers("example.org") && !acme.covers("a.dns.example.org"));
+}
+
+/// Refuses each text for a mistake with that line and column, message and remedy.
+fn refuse_all(mistakes: Vec<(String, (usize, usize), &str, &str)>) {
+    for (text, place, message, remedy) in mistakes {
+        let report = refuse(&text);
+        let found = report.problems().iter().find(|problem| problem.message.contains(message));
+        let found = found.unwrap_or_else(|| panic!("no `{message}` in\n{report}"));
+        let at = found.span.as_ref().map_or((0, 0), |span| report.position(span));
+        assert_eq!(at, place, "{report}");
+        assert!(found.remedy.contains(remedy), "{report}");
+        assert_eq!(found.severity, Severity::Error);
+    }
 }
 
 fn read(text: &str) -> Acme {
