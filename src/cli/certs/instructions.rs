@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::authority;
-use super::profile::{DOT_PORT, FALLBACK, url};
+use super::profile::{DOT_PORT, url};
 use crate::admin::Request;
-use crate::admin::report::{Access, Authority, Devices};
+use crate::admin::report::{Access, Authority, Devices, FALLBACK};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output};
@@ -88,10 +88,9 @@ fn android(devices: &Devices, install: bool) -> Vec<String> {
     let name = &devices.name;
     if install {
         return vec![
-            format!(
-                "Leave Settings, Network & internet, Private DNS at \"Automatic\". Where the network's\n\
-                 DNS server is this machine, Android then encrypts, without checking with whom."
-            ),
+            "Leave Settings, Network & internet, Private DNS at \"Automatic\". Where the network's\n\
+             DNS server is this machine, Android then encrypts, without checking with whom."
+                .to_owned(),
             format!(
                 "Do not enter {name} as \"Private DNS provider hostname\": for that Android trusts\n\
                  the authorities of the system alone, whatever else is installed, and would resolve\n\

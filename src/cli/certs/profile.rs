@@ -9,13 +9,11 @@ use ring::digest::{SHA256, digest};
 use super::authority;
 use super::plist::{Document, Value};
 use crate::admin::Request;
-use crate::admin::report::{Access, Devices};
+use crate::admin::report::{Access, Devices, FALLBACK};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output};
 
-/// The source of a certificate of the local authority, in reports.
-pub(super) const FALLBACK: &str = "fallback";
 /// The only port for DoT that devices know which are told a name alone.
 pub(super) const DOT_PORT: u16 = 853;
 const DOH_PORT: u16 = 443;
@@ -145,7 +143,9 @@ fn doubts(devices: &Devices, way: Way) -> Vec<String> {
             "this machine has no address on a network; make the profile once it has".to_owned(),
         );
     }
-    if !devices.named {
+    if devices.source.is_none() {
+        found.push("there is no certificate: nothing is served until there is one".to_owned());
+    } else if !devices.named {
         found.push(format!(
             "the certificate that is served is not for {}: devices will refuse it; see `firstlight certs`",
             devices.name
