@@ -10,7 +10,7 @@ use lab::{DAY, Daemon, Lab, Setup, needing, truth};
 use libtest_mimic::{Arguments, Trial};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const NAME: &str = "dns.home.lan";
 
@@ -34,7 +34,7 @@ fn main() {
 
 fn served() {
     let lab = Lab::new();
-    let _daemon = boot(&lab, lab.configure());
+    let _daemon = boot(&lab, &lab.configure());
     let (pem, told) = export(&lab);
 
     let fingerprint = run("openssl", &lab, "x509 -in export.pem -noout -fingerprint -sha256").1;
@@ -71,7 +71,7 @@ fn served() {
 
 fn constrained() {
     let lab = Lab::new();
-    let _daemon = boot(&lab, lab.configure());
+    let _daemon = boot(&lab, &lab.configure());
     export(&lab);
     // Whoever takes the box has the key.
     let stolen = lab.state().read("fallback-ca").unwrap().unwrap();
@@ -113,7 +113,7 @@ fn constrained() {
 fn profile() {
     let lab = Lab::new();
     let setup = lab.configure().replacing("[doh]\n", "[doh]\npath = \"/a&b\"\n");
-    let mut daemon = boot(&lab, setup.clone());
+    let mut daemon = boot(&lab, &setup);
     let (pem, _) = export(&lab);
     let out = lab.path("firstlight.mobileconfig");
     let file = out.to_str().unwrap();
@@ -143,14 +143,22 @@ fn profile() {
     assert_eq!(settings(&doh)["DNSProtocol"], "HTTPS");
     assert_eq!(settings(&doh)["ServerURL"], "https://dns.home.lan:8443/a&b");
     assert_ne!(dot["PayloadUUID"], doh["PayloadUUID"]);
+    let local = parse(&lab, &ask(&lab, &["profile", "--local"]).1);
+    let rules = json!([
+        { "Action": "Connect", "DNSServerAddressMatch": addresses },
+        { "Action": "Disconnect" },
+    ]);
+    assert_eq!(local["PayloadContent"][1]["OnDemandRules"], rules);
+    assert_eq!(dot["PayloadContent"][1].get("OnDemandRules"), None);
+    assert_eq!(local["PayloadIdentifier"], dot["PayloadIdentifier"]);
 
     // Another start changes nothing, a certificate that devices trust takes the authority out.
     daemon.kill();
-    let mut daemon = boot(&lab, setup.clone());
+    let mut daemon = boot(&lab, &setup);
     assert_eq!(parse(&lab, &ask(&lab, &["profile", "--dot"]).1), dot);
     daemon.kill();
     keep_pair(&lab);
-    let _daemon = boot(&lab, setup.certificate("own.pem", "own.key"));
+    let _daemon = boot(&lab, &setup.certificate("own.pem", "own.key"));
     let trusted = parse(&lab, &ask(&lab, &["profile", "--dot"]).1);
     assert_eq!(trusted["PayloadContent"].as_array().unwrap().len(), 1);
     assert_eq!(trusted["PayloadIdentifier"], dot["PayloadIdentifier"]);
@@ -160,7 +168,7 @@ fn profile() {
 fn idle() {
     let lab = Lab::new();
     keep_pair(&lab);
-    let mut daemon = boot(&lab, lab.configure().certificate("own.pem", "own.key"));
+    let mut daemon = boot(&lab, &lab.configure().certificate("own.pem", "own.key"));
     assert!(!lab.path("state/fallback-ca.pem").exists(), "it was not needed");
 
     let (first, told) = export(&lab);
@@ -170,7 +178,7 @@ fn idle() {
 
     // What was given out is what serves if need be.
     daemon.kill();
-    let _daemon = boot(&lab, lab.configure());
+    let _daemon = boot(&lab, &lab.configure());
     let (second, told) = export(&lab);
     assert_eq!(second, first);
     assert!(!told.contains("do not need it"), "{told}");
@@ -178,7 +186,7 @@ fn idle() {
 
 fn without_a_ca() {
     let lab = Lab::new();
-    let _daemon = boot(&lab, lab.configure());
+    let _daemon = boot(&lab, &lab.configure());
 
     for (arguments, what) in [
         (&["renew"][..], "nothing is ordered"),
@@ -199,7 +207,7 @@ fn without_a_ca() {
 
 fn instructions() {
     let lab = Lab::new();
-    let _daemon = boot(&lab, lab.configure());
+    let _daemon = boot(&lab, &lab.configure());
     let (_, told) = export(&lab);
     let fingerprint = told.lines().next().unwrap().rsplit_once("  ").unwrap().1;
 
@@ -214,7 +222,7 @@ fn instructions() {
 }
 
 /// A daemon on `setup` whose clock is right, once it answers commands.
-fn boot(lab: &Lab, setup: Setup<'_>) -> Daemon {
+fn boot(lab: &Lab, setup: &Setup<'_>) -> Daemon {
     setup.write();
     let daemon = Daemon::start(lab, &["--start", &format!("@{}", truth().secs())]);
     daemon.status();

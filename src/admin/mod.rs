@@ -53,7 +53,8 @@ pub enum Request {
     Certs,
     /// Who asks for the time.
     Clients,
-    /// What devices have to be told to use this machine over TLS, and whom they have to trust for that.
+    /// What devices have to be told to use this machine over TLS, and whom they have to trust for that:
+    /// the local authority is made for it, if there is none.
     Devices,
     /// Forget cached answers.
     Flush {

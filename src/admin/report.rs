@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The source of a certificate that the local authority has signed.
+pub const FALLBACK: &str = "fallback";
+
 /// Everything at a glance.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {

@@ -6,12 +6,10 @@ use super::certs::UNFIT;
 use super::control::json;
 use super::services::own_addresses;
 use super::steward::Steward;
-use crate::admin::{Reason, Response, report};
+use crate::admin::report::{self, FALLBACK};
+use crate::admin::{Reason, Response};
 use crate::cert::{CONDITIONS, CaId, Hold, Policy};
 use crate::tls::{FallbackCa, Served, held, issuer};
-
-/// The source of a certificate of the local authority.
-pub(super) const FALLBACK: &str = "fallback";
 
 impl Steward {
     /// The certificate that clients are shown, and what lies ahead of it.
@@ -96,10 +94,12 @@ impl Steward {
         let ordered = in_service.filter(|held| held.ca.is_some()).is_some_and(|ordered| {
             held(&served.chain, utc, None).is_some_and(|shown| shown.serial == ordered.serial)
         });
-        match ordered {
-            true => "acme",
-            false if self.services.identity.store().own().is_some() => "files",
-            false => FALLBACK,
+        if ordered {
+            "acme"
+        } else if self.services.identity.store().own().is_some() {
+            "files"
+        } else {
+            FALLBACK
         }
     }
 
@@ -141,6 +141,11 @@ impl Steward {
     pub(super) fn rehearse(&mut self) -> Response {
         match self.certs.lifecycle.handle_rehearse(self.boot.now()) {
             Ok(()) => json(&self.orders()),
+            Err(Hold::NoCa) if !self.certs.lifecycle.policy().cas.is_empty() => Response::refused(
+                Reason::Failed,
+                "nothing is rehearsed: no certificate authority in the configuration has a staging \
+                 directory; `firstlight certs renew` makes a real order",
+            ),
             Err(hold) => self.held_back(&hold, "nothing is rehearsed"),
         }
     }
@@ -156,9 +161,8 @@ impl Steward {
                 format!("{} ({})", hold, self.called(*ca))
             }
             Hold::Unverified => format!("{hold}; see `firstlight sources`"),
-            Hold::Contradicted | Hold::Guard { .. } | Hold::NoCa | Hold::Running => {
-                hold.to_string()
-            }
+            Hold::NoCa => format!("{hold}; see [acme]"),
+            Hold::Contradicted | Hold::Guard { .. } | Hold::Running => hold.to_string(),
         }
     }
 

@@ -13,7 +13,6 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::boot::Boot;
-use super::certs_report::FALLBACK;
 use super::services::{Services, asked};
 use super::steward::{Message, Steward};
 use super::supervise::panics;
@@ -377,7 +376,7 @@ impl Steward {
                     let from = &cert.source;
                     let (begin, end) = (&cert.not_before, &cert.not_after);
                     (
-                        dates && (from != FALLBACK || !self.wants_better()),
+                        dates && (from != report::FALLBACK || !self.wants_better()),
                         format!("from {from}, valid {begin} to {end}{unjudged}"),
                     )
                 }

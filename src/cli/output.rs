@@ -21,7 +21,7 @@ pub(super) fn print(text: impl Display) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// As [`print`].
+/// As [`print()`].
 pub(super) fn octets(octets: &[u8]) -> Result<(), Failure> {
     let mut to = io::stdout();
     match to.write_all(octets).and_then(|()| to.flush()) {

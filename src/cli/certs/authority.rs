@@ -7,9 +7,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
-use super::profile::FALLBACK;
 use crate::admin::Request;
-use crate::admin::report::{Authority, Devices};
+use crate::admin::report::{Authority, Devices, FALLBACK};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output};
@@ -79,9 +78,12 @@ fn describe(authority: &Authority, source: Option<&str>) -> String {
             "Install it where a device keeps its certificate authorities; `firstlight certs \
              instructions` says how. Compare the fingerprint there."
         }
-        Some(_) | None => {
-            "Devices do not need it at present: a certificate of another authority is served. Of \
-             use it is only to those that are to trust this machine without one as well."
+        Some(_) => {
+            "Devices do not need it at present: a certificate of another authority is served. It is \
+             of use to those alone that are to trust this machine without that one as well."
+        }
+        None => {
+            "Devices do not need it at present: no certificate is served; see `firstlight certs`."
         }
     };
     let _ = writeln!(text, "{last}");

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::authority;
-use super::profile::{DOT_PORT, FALLBACK, url};
+use super::profile::{DOT_PORT, url};
 use crate::admin::Request;
-use crate::admin::report::{Access, Authority, Devices};
+use crate::admin::report::{Access, Authority, Devices, FALLBACK};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output};
@@ -88,10 +88,9 @@ fn android(devices: &Devices, install: bool) -> Vec<String> {
     let name = &devices.name;
     if install {
         return vec![
-            format!(
-                "Leave Settings, Network & internet, Private DNS at \"Automatic\". Where the network's\n\
-                 DNS server is this machine, Android then encrypts, without checking with whom."
-            ),
+            "Leave Settings, Network & internet, Private DNS at \"Automatic\". Where the network's\n\
+             DNS server is this machine, Android then encrypts, without checking with whom."
+                .to_owned(),
             format!(
                 "Do not enter {name} as \"Private DNS provider hostname\": for that Android trusts\n\
                  the authorities of the system alone, whatever else is installed, and would resolve\n\
@@ -127,22 +126,25 @@ fn android(devices: &Devices, install: bool) -> Vec<String> {
 fn apple(install: bool) -> Vec<String> {
     let mut steps = vec![
         "Make a profile here, and take it to the device, by AirDrop or a web server of yours:\n  \
-         firstlight certs profile --out firstlight.mobileconfig"
+         firstlight certs profile --local --out firstlight.mobileconfig\n\
+         So it holds on networks whose DNS server is this machine. Without --local it holds on every\n\
+         network, mobile ones too, and no name is resolved where this machine cannot be reached."
             .to_owned(),
-        "Open it there, then install it: Settings, General, VPN & Device Management (Mac: System\n\
-         Settings, Device Management or Profiles)."
+        "Open it there, then install it. iPhone, iPad: Settings, General, VPN & Device Management.\n\
+         Mac: System Settings, General, Device Management, or Privacy & Security, Profiles."
             .to_owned(),
     ];
     if install {
         steps.push(
-            "The profile holds the authority. iPhone and iPad: turn it on in Settings, General,\n\
-             About, Certificate Trust Settings. Mac: see in Keychain Access that it is trusted."
+            "The profile holds the authority, which iPhone and iPad do not trust yet: turn it on in\n\
+             Settings, General, About, Certificate Trust Settings. Mac: see in Keychain Access that\n\
+             it is trusted."
                 .to_owned(),
         );
     }
     steps.push(
-        "The profile holds on every network. It names the addresses of this machine at present:\n\
-         make and install it again when they change; it replaces itself."
+        "The profile names the addresses of this machine at present. When they change make it again\n\
+         and install it: it replaces the one before."
             .to_owned(),
     );
     steps
@@ -166,9 +168,14 @@ fn windows(name: &str, doh: &Access, install: bool) -> Vec<String> {
     steps.push(format!("In a terminal as administrator:\n{commands}"));
     steps.push(format!(
         "Settings, Network & internet, the connection, DNS server assignment, Edit, Manual: enter\n\
-         {}. The encryption is the one that was added.",
+         {}, with DNS over HTTPS on.",
         listed(doh)
     ));
+    steps.push(
+        "See there that these servers are shown as encrypted, and with\n  netsh dns show encryption\n\
+         that the template is the one above."
+            .to_owned(),
+    );
     steps
 }
 

@@ -9,13 +9,11 @@ use ring::digest::{SHA256, digest};
 use super::authority;
 use super::plist::{Document, Value};
 use crate::admin::Request;
-use crate::admin::report::{Access, Devices};
+use crate::admin::report::{Access, Devices, FALLBACK};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
 use crate::cli::{ConfigFile, output};
 
-/// The source of a certificate of the local authority, in reports.
-pub(super) const FALLBACK: &str = "fallback";
 /// The only port for DoT that devices know which are told a name alone.
 pub(super) const DOT_PORT: u16 = 853;
 const DOH_PORT: u16 = 443;
@@ -29,6 +27,10 @@ pub(super) struct Profile {
     /// Have names resolved by DoH.
     #[arg(long)]
     doh: bool,
+    /// Only on networks whose DNS server is this machine, as their DHCP has it. Without this the profile
+    /// holds everywhere, and where this machine cannot be reached no name is resolved.
+    #[arg(long)]
+    local: bool,
     /// Write to this file, say `firstlight.mobileconfig`, instead of standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -43,7 +45,7 @@ pub(super) fn run(profile: &Profile) -> Result<u8, Failure> {
         (true, ..) | (false, false, Some(_)) => Way::Dot,
         (false, true, _) | (false, false, None) => Way::Doh,
     };
-    let text = make(&devices, way)?;
+    let text = make(&devices, way, profile.local)?;
     for doubt in doubts(&devices, way) {
         output::note(format_args!("note: {doubt}"));
     }
@@ -71,8 +73,8 @@ fn access(devices: &Devices, way: Way) -> Result<&Access, Failure> {
     access.as_ref().ok_or_else(|| Failure::Wanting(what.to_owned()))
 }
 
-/// The profile's text.
-fn make(devices: &Devices, way: Way) -> Result<String, Failure> {
+/// The profile's text. `local`: it holds only where the network's DNS server is this machine.
+fn make(devices: &Devices, way: Way, local: bool) -> Result<String, Failure> {
     let access = access(devices, way)?;
     let name = devices.name.as_str();
     let (protocol, short, server) = match way {
@@ -108,13 +110,16 @@ fn make(devices: &Devices, way: Way) -> Result<String, Failure> {
         let title = format!("Certificate authority of {name}");
         parts.push(payload("authority", "com.apple.security.root", title, content));
     }
-    let addresses = access.addresses.iter().map(|ip| ip.to_string().into());
-    let settings = vec![
-        ("DNSProtocol", protocol.into()),
-        ("ServerAddresses", Value::Array(addresses.collect())),
-        server,
-    ];
-    let content = vec![("DNSSettings", Value::Dictionary(settings))];
+    let addresses =
+        || Value::Array(access.addresses.iter().map(|ip| ip.to_string().into()).collect());
+    let settings = vec![("DNSProtocol", protocol.into()), ("ServerAddresses", addresses()), server];
+    let mut content = vec![("DNSSettings", Value::Dictionary(settings))];
+    if local {
+        let here = vec![("Action", "Connect".into()), ("DNSServerAddressMatch", addresses())];
+        let elsewhere = vec![("Action", "Disconnect".into())];
+        let rules = vec![Value::Dictionary(here), Value::Dictionary(elsewhere)];
+        content.push(("OnDemandRules", Value::Array(rules)));
+    }
     let title = format!("DNS by {name}");
     parts.push(payload("dns", "com.apple.dnsSettings.managed", title.clone(), content));
     let content = vec![("PayloadContent", Value::Array(parts))];
@@ -138,7 +143,9 @@ fn doubts(devices: &Devices, way: Way) -> Vec<String> {
             "this machine has no address on a network; make the profile once it has".to_owned(),
         );
     }
-    if !devices.named {
+    if devices.source.is_none() {
+        found.push("there is no certificate: nothing is served until there is one".to_owned());
+    } else if !devices.named {
         found.push(format!(
             "the certificate that is served is not for {}: devices will refuse it; see `firstlight certs`",
             devices.name
@@ -173,7 +180,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_profile_for_a_certificate_that_devices_trust_holds_no_authority() {
-        let text = make(&devices("acme"), Way::Doh).unwrap();
+        let text = make(&devices("acme"), Way::Doh, false).unwrap();
 
         assert!(text.contains("<string>https://dns.home.lan/a&amp;b</string>"), "{text}");
         assert!(text.contains("<string>10.0.0.1</string>"), "{text}");
@@ -183,7 +190,7 @@ pub(super) mod tests {
     #[test]
     fn a_profile_is_the_same_each_time_and_another_for_another_authority() {
         let uuids = |devices: &Devices, way| {
-            let text = make(devices, way).unwrap();
+            let text = make(devices, way, false).unwrap();
             let lines = text.lines().skip_while(|line| !line.contains("PayloadUUID"));
             lines
                 .filter(|line| line.matches('-').count() == 4)
@@ -195,7 +202,7 @@ pub(super) mod tests {
         other.authority.as_mut().unwrap().fingerprint = "EF".to_owned();
 
         assert_eq!(uuids(&ours, Way::Dot).len(), 3);
-        assert_eq!(make(&ours, Way::Dot).unwrap(), make(&ours, Way::Dot).unwrap());
+        assert_eq!(make(&ours, Way::Dot, false).unwrap(), make(&ours, Way::Dot, false).unwrap());
         for (one, another) in [(&ours, Way::Doh), (&other, Way::Dot)]
             .into_iter()
             .flat_map(|(devices, way)| uuids(&ours, Way::Dot).into_iter().zip(uuids(devices, way)))
@@ -217,10 +224,12 @@ pub(super) mod tests {
 
         let told = doubts(&devices, Way::Dot);
         assert!(told[0].contains("on port 8853 here") && told[1].contains("not for dns.home.lan"));
-        assert!(make(&devices, Way::Doh).unwrap_err().to_string().contains("DoH is not served"));
+        assert!(
+            make(&devices, Way::Doh, false).unwrap_err().to_string().contains("DoH is not served")
+        );
         devices.source = Some("fallback".to_owned());
         devices.authority = None;
-        assert!(make(&devices, Way::Dot).is_err());
+        assert!(make(&devices, Way::Dot, false).is_err());
     }
 
     pub(in crate::cli::certs) fn devices(source: &str) -> Devices {
