@@ -240,7 +240,7 @@ impl Pebble {
 
     pub(crate) fn transport(&self, lab: &Lab) -> Transport {
         let hosts =
-            vec![("pebble.test", self.address.ip()), ("acme-dns.test", lab.address(43).into())];
+            vec![("pebble.test", self.address().ip()), ("acme-dns.test", lab.address(43).into())];
         Transport {
             client: Client::new(Arc::new(Machine::default())).unwrap(),
             network: Arc::new(Hosts(hosts)),

@@ -30,14 +30,11 @@ fn whole_life() {
     let client = rig.watch(&daemon);
 
     // The first, and four renewals at the least.
-    let seen = eventually(Duration::from_secs(120), || {
-        let serials = client.serials();
-        (serials.len() >= 5).then_some(serials)
-    });
-    let seen = seen.unwrap_or_else(|| panic!("{:?}\n{}", client.serials(), daemon.log()));
+    let lived =
+        eventually(Duration::from_secs(120), || (client.serials().len() >= 5).then_some(()));
+    assert!(lived.is_some(), "{:?}\n{}", client.serials(), daemon.log());
 
     let (shaken, failures) = client.stop();
     assert_eq!(failures, Vec::<String>::new(), "{}", daemon.log());
     assert!(shaken > 100, "{shaken}");
-    println!("{} certificates, {shaken} handshakes", seen.len());
 }
