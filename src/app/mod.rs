@@ -7,6 +7,7 @@ mod certs;
 mod certs_report;
 mod control;
 mod filter;
+mod identity;
 mod inception;
 mod issuing;
 mod keep;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use acme::{Acme, AcmeBinding, AcmeCa, AcmeChallenge, AcmeHash};
+pub use acme::{Acme, AcmeBinding, AcmeCa, AcmeChallenge, AcmeHash, HOME_DOMAINS};
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
