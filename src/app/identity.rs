@@ -10,10 +10,11 @@ use rustls::ServerConfig;
 use rustls::sign::CertifiedKey;
 use tracing::{error, warn};
 
+use super::boot::Boot;
 use super::certs::policy;
 use super::issuing::Archive;
 use crate::cert::Lifecycle;
-use crate::clock::{Now, UnixTime};
+use crate::clock::UnixTime;
 use crate::config::{Config, HOME_DOMAINS};
 use crate::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Tls};
 use crate::host::state::StateDir;
@@ -37,11 +38,10 @@ const CA_KEY: &str = "fallback-ca";
 pub(super) struct Identity {
     served: OnceLock<ArcSwap<Identified>>,
     config: Config,
-    state: Arc<StateDir>,
+    boot: Arc<Boot>,
     clock: Arc<dyn Clock>,
     /// What certificate authorities look for on the DoH port.
     pub(super) challenges: Arc<Challenges>,
-    archive: OnceLock<Arc<Archive>>,
 }
 
 #[derive(Debug)]
@@ -57,23 +57,23 @@ struct Identified {
 }
 
 impl Identity {
-    pub(super) fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
-        let (config, state, clock) = (config.clone(), Arc::clone(state), Arc::clone(clock));
+    pub(super) fn new(config: &Config, boot: &Arc<Boot>) -> Self {
+        let (config, boot) = (config.clone(), Arc::clone(boot));
+        let clock: Arc<dyn Clock> = Arc::clone(&boot.clock) as Arc<dyn Clock>;
         let challenges = Challenges::new(Arc::clone(&clock));
-        Self { served: OnceLock::new(), config, state, clock, challenges, archive: OnceLock::new() }
+        Self { served: OnceLock::new(), config, boot, clock, challenges }
     }
 
     /// What is kept of certificate authorities.
     pub(super) fn archive(&self) -> &Arc<Archive> {
-        self.archive.get_or_init(|| Arc::new(Archive::open(&self.state)))
+        self.boot.archive()
     }
 
     /// The best certificate that was ordered, if any are.
     fn ordered(&self, config: &Config) -> Option<Arc<CertifiedKey>> {
         config.acme.as_ref()?;
         let certificates = self.archive().kept.certificates();
-        let mono = self.clock.mono();
-        let now = Now { mono, utc: self.clock.utc_at(mono) };
+        let now = self.boot.now();
         let held = certificates.iter().map(|certificate| certificate.held.clone()).collect();
         let best = Lifecycle::new(policy(config, 0), held, None, now);
         let best = best.in_service()?;
@@ -124,7 +124,7 @@ impl Identity {
         let served = self.served().load();
         let present = served.fallback.get().cloned();
         let authority =
-            present.or_else(|| open_fallback(&served.name, &self.state).map(Arc::new))?;
+            present.or_else(|| open_fallback(&served.name, &self.boot.state).map(Arc::new))?;
         Some(Arc::clone(served.fallback.get_or_init(|| authority)))
     }
 
@@ -161,7 +161,7 @@ impl Identity {
 
 impl Identified {
     fn new(config: &Config, identity: &Identity, before: Option<&CertStore>) -> Self {
-        let Identity { state, clock, .. } = identity;
+        let Identity { boot, clock, .. } = identity;
         let name = config.tls.name.clone();
         let store = CertStore::of(&config.tls);
         if let Some(before) = before.filter(|_| config.tls.files.is_some() || config.acme.is_some())
@@ -177,7 +177,7 @@ impl Identified {
         // Making keys takes time that a boot does not have, unless clients are to see them.
         let fallback = OnceLock::new();
         if store.own().is_none()
-            && let Some(authority) = open_fallback(&name, state)
+            && let Some(authority) = open_fallback(&name, &boot.state)
         {
             fallback.get_or_init(|| Arc::new(authority));
         }

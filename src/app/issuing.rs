@@ -17,6 +17,7 @@ use crate::acme::{
     PublishError, Publisher, Solver, Transport, TsigHash, secrets,
 };
 use crate::cert::{CaId, Ending, Failure, Kind, Order, OrderId, Window};
+use crate::clock::UnixTime;
 use crate::config::{Acme, AcmeCa, AcmeChallenge, AcmeHash};
 use crate::dns::Forward;
 use crate::host::state::StateDir;
@@ -44,6 +45,11 @@ impl Archive {
             Arc::new(Kept::new(Arc::new(folder)))
         };
         Self { kept: open("acme"), staging: open("acme-staging") }
+    }
+
+    /// When the newest certificate begins: a clock below that is wrong.
+    pub(super) fn newest(&self) -> Option<UnixTime> {
+        self.kept.certificates().into_iter().map(|certificate| certificate.held.not_before).max()
     }
 }
 

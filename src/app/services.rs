@@ -91,7 +91,7 @@ impl Services {
             runtime.clone(),
         ));
 
-        let identity = Arc::new(Identity::new(config, &boot.state, &clock));
+        let identity = Arc::new(Identity::new(config, boot));
         // Local names first: what takes keys, roots and a disk comes once sockets answer.
         let listeners = Listeners::open(
             &Places::from(config),
