@@ -40,11 +40,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dns", &["net", "tls"]),
     ("ntp", &["net", "tls"]),
     ("witness", &["net", "tls"]),
-    ("acme", &["net", "tls"]),
+    ("fetch", &["net", "tls"]),
+    ("acme", &["fetch", "net", "tls"]),
     ("admin", &["net", "tls"]),
     // `lab` is the small world of `firstlight try`.
     ("lab", &["dns", "net", "ntp", "tls"]),
-    ("app", &["acme", "admin", "dns", "host", "net", "ntp", "tls", "witness"]),
+    ("app", &["acme", "admin", "dns", "fetch", "host", "net", "ntp", "tls", "witness"]),
     ("cli", &["acme", "admin", "app", "dns", "drill", "host", "lab", "ntp", "tls"]),
     ("main", &["cli"]),
 ];

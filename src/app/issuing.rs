@@ -17,13 +17,15 @@ use super::services::Services;
 use crate::acme::kept::{Issued, Kept};
 use crate::acme::{
     self, Account, AcmeDns, Ca, Deadlines, DnsUpdate, Hook, Issuer, Job, Journal, Pending,
-    PublishError, Publisher, Solver, Transport, TsigHash, TxtRecord, secrets,
+    PublishError, Publisher, Solver, TsigHash, TxtRecord, secrets,
 };
 use crate::cert::{CaId, Ending, Failure, Kind, Order, OrderId, Window};
 use crate::clock::UnixTime;
 use crate::config::{Acme, AcmeCa, AcmeChallenge, AcmeHash};
 use crate::dns::{BoxFuture, Forward};
+use crate::fetch::{self, Transport};
 use crate::host::state::StateDir;
+use crate::metered::Purpose;
 use crate::node::ports::Clock;
 use crate::tls::{Challenges, Roots};
 
@@ -62,6 +64,7 @@ pub(super) struct Issuing {
     acme: Acme,
     archive: Arc<Archive>,
     transport: Transport,
+    deadlines: Deadlines,
     lookout: Arc<Lookout>,
     challenges: Arc<Challenges>,
     clock: Arc<dyn Clock>,
@@ -95,8 +98,10 @@ impl Issuing {
             transport: Transport {
                 client: services.client.clone(),
                 network: Arc::new(names),
-                deadlines,
+                deadlines: fetch::Deadlines::default(),
+                purpose: Purpose::Certificates,
             },
+            deadlines,
             lookout: Arc::new(Lookout::new(
                 upstreams,
                 origin,
@@ -181,7 +186,8 @@ impl Issuing {
             solver: &solver,
         };
         let desk = Desk(kept);
-        let outcome = Issuer::new(self.transport.clone()).carry_out(&job, &desk).await;
+        let outcome =
+            Issuer::new(self.transport.clone(), self.deadlines).carry_out(&job, &desk).await;
         let accepted = outcome.accepted;
         let chain = match outcome.result {
             Ok(chain) => chain,
@@ -220,7 +226,7 @@ impl Issuing {
         leaf: &CertificateDer<'_>,
     ) -> Option<(Window, Option<Duration>)> {
         let (_, ca) = block_in_place(|| self.ca(ca, false)).ok()?;
-        let asked = Issuer::new(self.transport.clone()).window(&ca, leaf).await;
+        let asked = Issuer::new(self.transport.clone(), self.deadlines).window(&ca, leaf).await;
         // It can only make a renewal earlier, and is asked for again.
         asked
             .inspect_err(|failure| info!(authority = ca.name, %failure, "no renewal window"))
@@ -231,7 +237,7 @@ impl Issuing {
     /// much else that does not work. Tells what fails, by CA.
     pub(super) async fn register(&self) -> Vec<(String, Failure)> {
         let mut failures = Vec::new();
-        let issuer = Issuer::new(self.transport.clone());
+        let issuer = Issuer::new(self.transport.clone(), self.deadlines);
         for place in 0..self.acme.cas.len() {
             if let Err((name, failure)) = self.register_at(&issuer, place).await {
                 failures.push((name, failure));

@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::services::Upstreams;
-use crate::acme::{Network, Propagation, TxtRecord};
+use crate::acme::{Propagation, TxtRecord};
 use crate::dns::{BoxFuture, Forward, Forwarder};
+use crate::fetch::Network;
 use crate::upstream::EndpointId;
 
 /// Addresses of a name at most.
