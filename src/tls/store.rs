@@ -207,10 +207,8 @@ impl StoreEvent {
                 not_after = %served.validity.map_or_else(Default::default, |v| v.not_after),
                 "serving the certificate from the files"
             ),
-            Self::Unfit(error) => tracing::warn!(
-                %error,
-                "the certificate files are left alone; the certificate served before still is"
-            ),
+            // The condition `certificate-files` tells people, with what is served in their place.
+            Self::Unfit(error) => tracing::debug!(%error, "the certificate files are left alone"),
         }
     }
 }
