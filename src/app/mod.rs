@@ -15,6 +15,7 @@ mod pools;
 mod recursion;
 mod refclocks;
 mod renumber;
+mod self_probe;
 mod services;
 mod snapshot;
 mod steward;

@@ -19,6 +19,7 @@ use super::nts::{self, NtsSources};
 use super::pools::Pools;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
+use super::self_probe::SelfProbe;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
@@ -83,6 +84,8 @@ pub(super) enum Message {
     },
     /// Where named upstreams and sources are found.
     Found(Addresses),
+    /// Shook hands with our own ports; what is wrong with them.
+    Probed(Option<String>),
     /// Read the configuration again.
     Reload(Option<oneshot::Sender<Response>>),
     /// Keep what is to be kept, and end.
@@ -117,6 +120,7 @@ pub(super) struct Steward {
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
     pub(super) certs: Certs,
+    pub(super) self_probe: SelfProbe,
     pub(super) nts: NtsSources,
     pub(super) pools: Pools,
     pub(super) filter: Filter,
@@ -159,6 +163,7 @@ impl Steward {
             refclocks: None,
             leap_file: LeapFile::default(),
             certs: Certs::new(&read, now),
+            self_probe: SelfProbe::new(now.mono),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -252,6 +257,7 @@ impl Steward {
                     self.apply(self.read.clone());
                 }
             }
+            Message::Probed(wrong) => self.judge_own_ports(wrong),
             Message::Reload(reply) => {
                 let response = self.reload();
                 if let Some(reply) = reply {
@@ -384,6 +390,7 @@ impl Steward {
         self.report_refclocks();
         self.look_at_leap_file(now);
         self.look_at_certificate();
+        self.look_at_own_ports(now);
         self.look_at_uplink(now);
         self.look_at_pools(now);
         let verified = self.trust.is_some_and(|trust| trust.verified);
@@ -547,6 +554,7 @@ impl Steward {
             self.listen_to_refclocks();
             self.read_leap_file();
         }
+        self.self_probe.soon(now.mono);
         self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
     }

@@ -9,6 +9,7 @@ mod pair;
 #[cfg(test)]
 pub(crate) mod pki;
 mod roots;
+mod shown;
 mod store;
 mod verify;
 
@@ -27,6 +28,7 @@ pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use pair::{Misfit, held, issuer};
 pub use roots::{PinError, Roots, RootsError};
+pub use shown::shown;
 pub use store::{CertStore, PairError, Served, StoreEvent, server_config, server_config_of_tls13};
 pub use verify::{
     CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, refusal,

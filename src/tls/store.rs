@@ -127,6 +127,12 @@ impl CertStore {
         self.shown.load().as_ref().map(|shown| Served::of(&shown.key))
     }
 
+    /// The leaf that clients are shown; `None` if there is no certificate at all.
+    #[must_use]
+    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.shown.load().as_ref().and_then(|shown| shown.key.cert.first().cloned())
+    }
+
     /// The pair from files that is being served, if one is.
     #[must_use]
     pub fn own(&self) -> Option<Arc<CertifiedKey>> {
