@@ -19,6 +19,7 @@ mod pools;
 mod recursion;
 mod refclocks;
 mod renumber;
+mod self_probe;
 mod services;
 mod snapshot;
 mod steward;
