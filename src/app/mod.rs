@@ -14,6 +14,7 @@ mod keep;
 mod leap;
 mod logging;
 mod lookup;
+mod notices;
 mod nts;
 mod pools;
 mod recursion;

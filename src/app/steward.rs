@@ -15,6 +15,7 @@ use super::certs::{Certs, Told};
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
+use super::notices::{Recipients, Sent};
 use super::nts::{self, NtsSources};
 use super::pools::Pools;
 use super::refclocks::RefClocks;
@@ -88,6 +89,8 @@ pub(super) enum Message {
     Found(Addresses),
     /// Shook hands with our own ports; what is wrong with them.
     Probed(Option<String>),
+    /// Somebody was told of a condition, or was not.
+    Sent(Sent),
     /// Read the configuration again.
     Reload(Option<oneshot::Sender<Response>>),
     /// Keep what is to be kept, and end.
@@ -122,6 +125,7 @@ pub(super) struct Steward {
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
     pub(super) certs: Certs,
+    pub(super) recipients: Recipients,
     pub(super) self_probe: SelfProbe,
     pub(super) nts: NtsSources,
     pub(super) pools: Pools,
@@ -165,6 +169,7 @@ impl Steward {
             refclocks: None,
             leap_file: LeapFile::default(),
             certs: Certs::new(&read, &services, now),
+            recipients: Recipients::default(),
             self_probe: SelfProbe::new(now.mono),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
@@ -246,6 +251,7 @@ impl Steward {
                 self.services.recursion.renew();
                 self.feed(Input::PathChanged);
                 self.certs.lifecycle.handle_path_change(self.boot.now());
+                self.retry_notices();
                 self.look_at_uplink(self.boot.clock.mono());
             }
             Message::Past(bound) => self.guess_at_least(bound),
@@ -268,6 +274,7 @@ impl Steward {
                     let _ = reply.send(response);
                 }
             }
+            Message::Sent(sent) => self.hear_of_notice(sent),
             Message::Stop => {}
         }
     }
@@ -397,6 +404,7 @@ impl Steward {
         self.look_at_certificate();
         self.look_at_own_ports(now);
         self.look_at_uplink(now);
+        self.look_at_notices(now);
         self.look_at_pools(now);
         let verified = self.trust.is_some_and(|trust| trust.verified);
         if verified && !self.node.health().holds(CONTRADICTED) {

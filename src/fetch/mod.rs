@@ -3,11 +3,13 @@
 
 mod http;
 mod network;
+mod secret;
 
 use std::time::Duration;
 
 pub use http::{Http, HttpError};
 pub use network::{Network, Stream, Transport};
+pub use secret::secret;
 
 /// How long each step of a request may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
