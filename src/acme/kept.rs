@@ -129,28 +129,25 @@ impl Kept {
     /// There is no randomness.
     pub fn begin(&self, ca: &Ca, names: &[String]) -> Result<Begun, rcgen::Error> {
         let mut desk = self.desk();
-        let mut unkept = None;
         let account = match desk.account(&ca.name) {
             Some(account) if account.directory == ca.directory => account,
             other => {
                 if other.is_some() {
                     desk.put_away(&ca.name);
                 }
-                let account = Account::fresh(ca)?;
-                unkept = unkept.or(desk.keep_account(&account).err());
-                account
+                Account::fresh(ca)?
             }
         };
         let pending = match desk.order(&ca.name) {
             Some(pending) if pending.names == names && !desk.ended(&pending) => pending,
             other => {
                 let published = other.map_or_else(Vec::new, |left| left.published);
-                let pending = Pending { published, ..Pending::fresh(&ca.name, names)? };
-                unkept = unkept.or(desk.keep_order(&pending).err());
-                pending
+                Pending { published, ..Pending::fresh(&ca.name, names)? }
             }
         };
-        Ok(Begun { account, pending, unkept })
+        // What an earlier try left in memory alone is not on disk for having been read.
+        let written = desk.keep_account(&account).and(desk.keep_order(&pending));
+        Ok(Begun { account, pending, unkept: written.err() })
     }
 
     /// Keeps a certificate in the place of the oldest of three, and ends its order. It can be
@@ -212,22 +209,10 @@ impl Kept {
         seed
     }
 
-    /// Writes what could not be written before. Call it now and then while there is an
-    /// [`Self::alarm`].
+    /// Writes what could not be written before, as any other write that succeeds does. Call it now
+    /// and then while there is an [`Self::alarm`].
     pub fn retry(&self) {
-        let mut desk = self.desk();
-        let unwritten = |(name, trouble): (&String, &Trouble)| {
-            matches!(trouble, Trouble::Unwritten(_)).then(|| name.clone())
-        };
-        let names: Vec<_> = desk.troubles.iter().filter_map(unwritten).collect();
-        for name in names {
-            let written = match desk.shelf.read(&name) {
-                Ok(Some(value)) => desk.shelf.write(&name, &value),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
-            };
-            desk.wrote(&name, &written);
-        }
+        self.desk().catch_up();
     }
 
     /// What a person should know of it. Waits for no disk.
@@ -303,6 +288,11 @@ impl Desk<'_> {
     /// Keeps an account, and a copy of it.
     fn keep_account(&mut self, account: &Account) -> io::Result<()> {
         let (name, copy) = account_names(&account.ca);
+        let told = [&name, &copy].iter().any(|name| self.troubles.contains_key(*name));
+        // The same again would only wear the disk down.
+        if !told && self.account(&account.ca).as_ref() == Some(account) {
+            return Ok(());
+        }
         let first = self.write(&name, account);
         first.and(self.write(&copy, account))
     }
@@ -364,7 +354,26 @@ impl Desk<'_> {
     fn write<T: Serialize>(&mut self, name: &str, value: &T) -> io::Result<()> {
         let written = self.shelf.write(name, &json(value));
         self.wrote(name, &written);
+        if written.is_ok() {
+            self.catch_up();
+        }
         written
+    }
+
+    /// Writes what is in memory alone.
+    fn catch_up(&mut self) {
+        let unwritten = |(name, trouble): (&String, &Trouble)| {
+            matches!(trouble, Trouble::Unwritten(_)).then(|| name.clone())
+        };
+        let names: Vec<_> = self.troubles.iter().filter_map(unwritten).collect();
+        for name in names {
+            let written = match self.shelf.read(&name) {
+                Ok(Some(value)) => self.shelf.write(&name, &value),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            self.wrote(&name, &written);
+        }
     }
 
     fn wrote(&mut self, name: &str, written: &io::Result<()>) {

@@ -186,9 +186,29 @@ fn an_order_that_was_begun_is_begun_with_the_same_key_and_account() {
     assert_ne!(kept.begin(&moved, &names).unwrap().account.key, first.account.key);
     assert_eq!(disk.put_aside(), 2);
 
-    // Nothing is made of a disk that takes nothing but what is said.
+    // Nothing is made of a disk that takes nothing but what is said, each time.
     disk.allow(0);
-    assert!(kept.begin(&ca, &names).unwrap().unkept.is_some());
+    let first = kept.begin(&ca, &names).unwrap();
+    let again = kept.begin(&ca, &names).unwrap();
+    assert!(first.unkept.is_some() && again.unkept.is_some());
+    assert_eq!((first.account, first.pending), (again.account, again.pending));
+    disk.allow(99);
+    assert!(kept.begin(&ca, &names).unwrap().unkept.is_none());
+    assert_eq!(kept.alarm(), None);
+}
+
+#[test]
+fn a_write_that_succeeds_is_followed_by_those_that_did_not() {
+    let disk = Disk::with([]);
+    let kept = Kept::new(disk.clone());
+    disk.allow(0);
+    kept.keep_account(&account()).unwrap_err();
+    disk.allow(99);
+
+    kept.save(&Saved::default());
+
+    assert_eq!(kept.alarm(), None);
+    assert_eq!(Kept::new(disk.after_power_cut()).account_at("ca"), Some(account()));
 }
 
 #[test]
