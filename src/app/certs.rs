@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{info, warn};
 
 use super::issuing::{Archive, Ended, Issuing};
@@ -67,8 +67,8 @@ struct Orders {
     seed: u64,
     /// The certificates that the machine holds.
     keys: Vec<(String, Arc<CertifiedKey>)>,
-    /// The order under way.
-    running: Option<AbortHandle>,
+    /// The order under way; it ends with this.
+    running: Option<JoinSet<()>>,
     saver: watch::Sender<Option<Saved>>,
     next_retry: Instant,
     next_register: Option<Instant>,
@@ -176,7 +176,10 @@ impl Steward {
     pub(super) fn look_at_certificate(&mut self) {
         let now = self.boot.now();
         if self.config.acme.is_some() != self.certs.orders.is_some() {
-            self.certs = Certs::new(&self.config, &self.services, now);
+            let made = Certs::new(&self.config, &self.services, now);
+            let Certs { told, upstreams_down, .. } = std::mem::replace(&mut self.certs, made);
+            // What people were told has to be taken back.
+            (self.certs.told, self.certs.upstreams_down) = (told, upstreams_down);
         }
         let seed = self.certs.orders.as_ref().map_or(0, |orders| orders.seed);
         let policy = policy(&self.config, seed);
@@ -193,17 +196,18 @@ impl Steward {
         self.report_certs(now);
     }
 
-    /// Another configuration is in force: an order by the one before is given up.
+    /// Another configuration is in force: an order by the one before is given up, and what failed by
+    /// it is tried again.
     pub(super) fn reconfigure_certs(&mut self, before: &Config) {
         let (Some(acme), Some(orders)) = (&self.config.acme, &mut self.certs.orders) else {
             return;
         };
         if before.acme.as_ref() != Some(acme) {
+            let now = self.boot.now();
             orders.issuing = Arc::new(Issuing::new(acme, &self.services));
-            orders.next_register = Some(self.boot.now().mono);
-            if let Some(running) = orders.running.take() {
-                running.abort();
-            }
+            orders.next_register = Some(now.mono);
+            orders.running = None;
+            self.certs.lifecycle.handle_policy(policy(&self.config, orders.seed), now);
         }
     }
 
@@ -285,11 +289,12 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         let leaf = order.replaces.as_deref().and_then(|serial| orders.leaf(serial));
         let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
-        let task = tokio::spawn(async move {
+        let mut running = JoinSet::new();
+        running.spawn(async move {
             let ended = issuing.order(order, leaf, urgent).await;
             let _ = sender.send(Message::Certs(Told::Ended(ended))).await;
         });
-        orders.running = Some(task.abort_handle());
+        orders.running = Some(running);
     }
 
     fn ask_window(&self, ca: CaId, serial: String) {

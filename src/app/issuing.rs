@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use tokio::task::block_in_place;
+use tokio::task::{JoinSet, block_in_place};
 use tracing::{info, warn};
 
 use super::lookup::{Lookout, Names};
@@ -93,7 +93,7 @@ impl Issuing {
     }
 
     /// Makes `order`; it replaces `leaf`. Without a place on disk for what it needs it is made only
-    /// if the matter is `urgent`.
+    /// if the matter is `urgent`. Whoever drops this gives the order up.
     pub(super) async fn order(
         self: Arc<Self>,
         order: Order,
@@ -101,8 +101,14 @@ impl Issuing {
         urgent: bool,
     ) -> Ended {
         let id = order.id;
-        let task = tokio::spawn(async move { self.carry_out(&order, leaf.as_ref(), urgent).await });
-        task.await.unwrap_or_else(|fault| Ended::failed(id, local(&fault)))
+        // A task of its own: a fault in it costs this order alone.
+        let mut task = JoinSet::new();
+        task.spawn(async move { self.carry_out(&order, leaf.as_ref(), urgent).await });
+        match task.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(fault)) => Ended::failed(id, local(&fault)),
+            None => unreachable!("one task was spawned"),
+        }
     }
 
     async fn carry_out(

@@ -9,6 +9,7 @@ mod lab;
 mod outside;
 mod publishers;
 mod quiet;
+mod reload;
 mod rig;
 mod second_ca;
 #[expect(dead_code, reason = "made for orders without a daemon")]
@@ -37,6 +38,7 @@ fn main() {
         needing(program, "a_ca_for_customers_gets_the_binding", publishers::binding),
         needing(program, "the_second_ca_issues_where_the_first_is_dead", second_ca::takes_over),
         needing(program, "a_person_renews_and_rehearses", by_hand::renewal_and_rehearsal),
+        needing(program, "another_configuration_costs_no_handshake", reload::sources),
         by_root("nobody_but_the_privileged_has_anything_ordered", by_hand::privilege),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
