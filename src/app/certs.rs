@@ -15,8 +15,8 @@ use super::services::Services;
 use super::steward::{Message, Steward};
 use crate::acme::kept;
 use crate::cert::{
-    self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, Policy, Saved,
-    Window,
+    self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, OrderId, Policy,
+    Saved, Window,
 };
 use crate::clock::Now;
 use crate::config::Config;
@@ -68,10 +68,12 @@ struct Orders {
     /// The certificates that the machine holds.
     keys: Vec<(String, Arc<CertifiedKey>)>,
     /// The order under way; it ends with this.
-    running: Option<JoinSet<()>>,
+    running: Option<(OrderId, JoinSet<()>)>,
     saver: watch::Sender<Option<Saved>>,
     next_retry: Instant,
     next_register: Option<Instant>,
+    /// Accounts being looked for; that ends with this.
+    registering: Option<JoinSet<()>>,
     /// At which CAs there is no account.
     unregistered: Vec<(String, Failure)>,
 }
@@ -90,6 +92,7 @@ impl Certs {
                 archive,
                 next_retry: now.mono + RETRY_EACH,
                 next_register: None,
+                registering: None,
                 unregistered: Vec::new(),
             }
         });
@@ -206,7 +209,7 @@ impl Steward {
             let now = self.boot.now();
             orders.issuing = Arc::new(Issuing::new(acme, &self.services));
             orders.next_register = Some(now.mono);
-            orders.running = None;
+            (orders.running, orders.registering) = (None, None);
             self.certs.lifecycle.handle_policy(policy(&self.config, orders.seed), now);
         }
     }
@@ -217,7 +220,8 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         match told {
             Told::Ended(Ended { id, accepted, ending, key }) => {
-                orders.running = None;
+                // One by a configuration before may have ended just then.
+                orders.running.take_if(|(of, _)| *of == id);
                 if let (Ending::Issued(held), Some(key)) = (&ending, key) {
                     info!(
                         serial = held.serial,
@@ -289,12 +293,12 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         let leaf = order.replaces.as_deref().and_then(|serial| orders.leaf(serial));
         let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
-        let mut running = JoinSet::new();
+        let (id, mut running) = (order.id, JoinSet::new());
         running.spawn(async move {
             let ended = issuing.order(order, leaf, urgent).await;
             let _ = sender.send(Message::Certs(Told::Ended(ended))).await;
         });
-        orders.running = Some(running);
+        orders.running = Some((id, running));
     }
 
     fn ask_window(&self, ca: CaId, serial: String) {
@@ -327,10 +331,12 @@ impl Steward {
         if verified && due && orders.running.is_none() {
             orders.next_register = Some(now.mono + REGISTER_EACH);
             let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
-            tokio::spawn(async move {
+            let mut registering = JoinSet::new();
+            registering.spawn(async move {
                 let unregistered = issuing.register().await;
                 let _ = sender.send(Message::Certs(Told::Registered(unregistered))).await;
             });
+            orders.registering = Some(registering);
         }
     }
 

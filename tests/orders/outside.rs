@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use crate::lab::{DAY, Daemon, Lab, Resolver, Wan};
 use crate::rig::NAME;
 
-/// Where nobody listens.
-const DEAD: u8 = 47;
+/// Where nobody listens, by the name of `dead.test`.
+pub(crate) const DEAD: u8 = 47;
 
 /// All that knows the time or names.
 pub(crate) struct Outside {

@@ -1,13 +1,17 @@
 //! More than one CA.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use firstlight::admin::Request;
 use firstlight::admin::report::Certs;
 
 use crate::lab::{Daemon, eventually, now};
-use crate::outside::firstlight;
+use crate::outside::{DEAD, firstlight};
 use crate::rig::{Rig, acme, ca, first};
+
+/// For longer than this no connection to a CA is waited for.
+const PATIENCE: Duration = Duration::from_secs(11);
 
 pub(crate) fn takes_over() {
     let rig = Rig::start(90 * 86_400);
@@ -31,15 +35,26 @@ pub(crate) fn takes_over() {
     let (_, text) = eventually(Duration::from_secs(10), || told(&daemon)).unwrap();
     assert!(text.contains("dead: ") && text.contains("Connection refused"), "{text}");
 
+    // Nobody waits for one that takes connections and says nothing, once it is not wanted.
+    let dead = TcpListener::bind(rig.lab.place(DEAD, 14000)).unwrap();
+    let in_force = |names| {
+        rig.outside.configure(&rig.lab, &cas(names));
+        assert_eq!(firstlight(&rig.lab, &["reload"]).0, 0, "{}", daemon.log());
+    };
+    in_force(["pebble", "dead"]);
+    let (silent, _) = dead.accept().unwrap();
+
     // A CA that is not needed so far has an account all the same.
-    rig.outside.configure(&rig.lab, &cas(["pebble", "second"]));
-    assert_eq!(firstlight(&rig.lab, &["reload"]).0, 0, "{}", daemon.log());
+    in_force(["pebble", "second"]);
     let registered = eventually(Duration::from_secs(10), || {
         let kept = rig.lab.names_in("state/acme");
         let account = kept.iter().any(|name| name.starts_with("account-second"));
         (account && told(&daemon).is_none()).then_some(())
     });
     assert!(registered.is_some(), "{:?}\n{}", rig.lab.names_in("state/acme"), daemon.log());
+    let told_again = eventually(PATIENCE, || told(&daemon));
+    assert_eq!(told_again, None);
+    drop(silent);
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains("an account is registered")).unwrap();
     assert!(line.contains("second"), "{line}");
