@@ -69,10 +69,14 @@ pub(crate) fn sources() {
     assert_eq!(report.names, [NAME, "home.test"]);
 
     // What cannot be used.
-    let mistaken = update_more.replace("agree = true", "agree = 7");
-    fs::write(rig.lab.path("firstlight.toml"), format!("{without}{mistaken}")).unwrap();
-    let refused = daemon.call(&Request::Reload).unwrap_err().to_string();
-    assert!(refused.contains("agree"), "{refused}");
+    for (mistaken, what) in [
+        (update_more.replace("agree = true", "agree = 7"), "agree"),
+        (update_more.replace("\"dns.home.test\", ", ""), "clients check `dns.home.test`"),
+    ] {
+        fs::write(rig.lab.path("firstlight.toml"), format!("{without}{mistaken}")).unwrap();
+        let refused = daemon.call(&Request::Reload).unwrap_err().to_string();
+        assert!(refused.contains(what), "{refused}");
+    }
     let unmoved = certs(&daemon);
     let due = |report: Certs| report.orders.unwrap().due;
     assert_eq!((&unmoved.names, &unmoved.serial), (&report.names, &more));
