@@ -47,6 +47,12 @@ pub(crate) fn sources() {
     let told = || daemon.status().conditions.into_iter().map(|held| held.name).collect::<Vec<_>>();
     let missing = "certificate-missing".to_owned();
     assert!(eventually(SOON, || told().contains(&missing).then_some(())).is_some());
+    let (_, table, _) = firstlight(&rig.lab, &["certs"]);
+    for row in
+        ["files of a configuration before", "29 d without a renewal", "Under way", "At pebble"]
+    {
+        assert!(table.contains(row), "{row}\n{table}");
+    }
     in_force(&with_files, "");
     ends(&running, &daemon);
     let quiet = eventually(SOON, || (!told().contains(&missing)).then_some(()));
