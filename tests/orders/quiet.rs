@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::lab::eventually;
@@ -21,9 +23,9 @@ const RESOLVER: [&str; 6] = [
 pub(crate) fn orders() {
     let rig = Rig::start(20);
     let trace = rig.lab.path("trace");
+    let strace = tracer(&trace);
+    let strace: Vec<_> = strace.iter().map(String::as_str).collect();
     let orders = acme("") + &ca("pebble", "") + &rig.update();
-    let strace =
-        ["strace", "-f", "-qqq", "-e", "trace=%file,%network", "-o", trace.to_str().unwrap()];
     let daemon = rig.outside.boot_under(&rig.lab, &strace, &orders);
     let client = rig.watch(&daemon);
     let renewed =
@@ -32,12 +34,8 @@ pub(crate) fn orders() {
     client.stop();
 
     let trace = fs::read_to_string(trace).unwrap();
-    // It looks at all: else there would be nothing to find.
     assert!(trace.contains("firstlight.toml") && trace.contains("tsig.key"));
-    let resolving = trace.lines().filter(|line| {
-        RESOLVER.iter().any(|file| line.contains(file)) || line.contains("nscd/socket")
-    });
-    assert_eq!(resolving.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert_eq!(resolving(&trace), Vec::<&str>::new());
     let places: BTreeSet<_> = trace.lines().filter_map(destination).collect();
     let at = |host, port| SocketAddrV4::new(rig.lab.address(host), port);
     // The CA, which the system does not know, the server of the zone, and both upstreams.
@@ -46,6 +44,27 @@ pub(crate) fn orders() {
     }
     let plain: Vec<_> = places.iter().filter(|place| place.port() == 53).collect();
     assert_eq!(plain, Vec::<&SocketAddrV4>::new());
+
+    // Whoever asks the system would be seen.
+    let control = rig.lab.path("control");
+    let [program, options @ ..] = &tracer(&control);
+    let getent =
+        Command::new(program).args(options).args(["getent", "hosts", "localhost"]).output();
+    assert!(getent.unwrap().status.success());
+    let control = fs::read_to_string(control).unwrap();
+    assert!(resolving(&control).len() >= 2, "{control}");
+}
+
+/// Traces calls with names of files and those of sockets into `file`.
+fn tracer(file: &Path) -> [String; 7] {
+    let file = file.to_str().unwrap();
+    ["strace", "-f", "-qqq", "-e", "trace=%file,%network", "-o", file].map(str::to_owned)
+}
+
+/// The calls by which the C library resolves names.
+fn resolving(trace: &str) -> Vec<&str> {
+    let found = trace.lines().filter(|line| RESOLVER.iter().any(|file| line.contains(file)));
+    found.collect()
 }
 
 /// Where a call that connects or sends goes, if it names a place.
