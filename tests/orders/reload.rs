@@ -73,6 +73,9 @@ pub(crate) fn sources() {
     let report = certs(&daemon);
     assert_eq!((report.source.as_str(), report.serial.as_str()), ("acme", more.as_str()));
     assert_eq!(report.names, [NAME, "home.test"]);
+    for name in ["_acme-challenge.dns.home.test.", "_acme-challenge.home.test."] {
+        assert_eq!(rig.knot.texts(name), Vec::<String>::new(), "nothing stays behind");
+    }
 
     // What cannot be used.
     for (mistaken, what) in [
