@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{info, warn};
 
 use super::issuing::{Archive, Ended, Issuing};
@@ -15,8 +15,8 @@ use super::services::Services;
 use super::steward::{Message, Steward};
 use crate::acme::kept;
 use crate::cert::{
-    self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, Policy, Saved,
-    Window,
+    self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, OrderId, Policy,
+    Saved, Window,
 };
 use crate::clock::Now;
 use crate::config::Config;
@@ -67,11 +67,13 @@ struct Orders {
     seed: u64,
     /// The certificates that the machine holds.
     keys: Vec<(String, Arc<CertifiedKey>)>,
-    /// The order under way.
-    running: Option<AbortHandle>,
+    /// The order under way; it ends with this.
+    running: Option<(OrderId, JoinSet<()>)>,
     saver: watch::Sender<Option<Saved>>,
     next_retry: Instant,
     next_register: Option<Instant>,
+    /// Accounts being looked for; that ends with this.
+    registering: Option<JoinSet<()>>,
     /// At which CAs there is no account.
     unregistered: Vec<(String, Failure)>,
 }
@@ -90,6 +92,7 @@ impl Certs {
                 archive,
                 next_retry: now.mono + RETRY_EACH,
                 next_register: None,
+                registering: None,
                 unregistered: Vec::new(),
             }
         });
@@ -116,14 +119,6 @@ impl Certs {
     pub(super) fn upstreams_are_down(&mut self, down: bool, now: Now) {
         if std::mem::replace(&mut self.upstreams_down, down) && !down {
             self.lifecycle.handle_path_change(now);
-        }
-    }
-}
-
-impl Drop for Orders {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.abort();
         }
     }
 }
@@ -189,7 +184,10 @@ impl Steward {
     pub(super) fn look_at_certificate(&mut self) {
         let now = self.boot.now();
         if self.config.acme.is_some() != self.certs.orders.is_some() {
-            self.certs = Certs::new(&self.config, &self.services, now);
+            let made = Certs::new(&self.config, &self.services, now);
+            let Certs { told, upstreams_down, .. } = std::mem::replace(&mut self.certs, made);
+            // What people were told has to be taken back.
+            (self.certs.told, self.certs.upstreams_down) = (told, upstreams_down);
         }
         let seed = self.certs.orders.as_ref().map_or(0, |orders| orders.seed);
         let policy = policy(&self.config, seed);
@@ -206,17 +204,18 @@ impl Steward {
         self.report_certs(now);
     }
 
-    /// Another configuration is in force: an order by the one before is given up.
+    /// Another configuration is in force: an order by the one before is given up, and what failed by
+    /// it is tried again.
     pub(super) fn reconfigure_certs(&mut self, before: &Config) {
         let (Some(acme), Some(orders)) = (&self.config.acme, &mut self.certs.orders) else {
             return;
         };
         if before.acme.as_ref() != Some(acme) {
+            let now = self.boot.now();
             orders.issuing = Arc::new(Issuing::new(acme, &self.services));
-            orders.next_register = Some(self.boot.now().mono);
-            if let Some(running) = orders.running.take() {
-                running.abort();
-            }
+            orders.next_register = Some(now.mono);
+            (orders.running, orders.registering) = (None, None);
+            self.certs.lifecycle.handle_policy(policy(&self.config, orders.seed), now);
         }
     }
 
@@ -226,9 +225,8 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         match told {
             Told::Ended(Ended { id, accepted, ending, key }) => {
-                if self.certs.lifecycle.running().is_some_and(|order| order.id == id) {
-                    orders.running = None;
-                }
+                // One by a configuration before may have ended just then.
+                orders.running.take_if(|(of, _)| *of == id);
                 if let (Ending::Issued(held), Some(key)) = (&ending, key) {
                     info!(
                         serial = held.serial,
@@ -300,11 +298,12 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         let leaf = order.replaces.as_deref().and_then(|serial| orders.leaf(serial));
         let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
-        let task = tokio::spawn(async move {
+        let (id, mut running) = (order.id, JoinSet::new());
+        running.spawn(async move {
             let ended = issuing.order(order, leaf, urgent).await;
             let _ = sender.send(Message::Certs(Told::Ended(ended))).await;
         });
-        orders.running = Some(task.abort_handle());
+        orders.running = Some((id, running));
     }
 
     fn ask_window(&self, ca: CaId, serial: String) {
@@ -337,10 +336,12 @@ impl Steward {
         if verified && due && orders.running.is_none() {
             orders.next_register = Some(now.mono + REGISTER_EACH);
             let (issuing, sender) = (Arc::clone(&orders.issuing), self.sender.clone());
-            tokio::spawn(async move {
+            let mut registering = JoinSet::new();
+            registering.spawn(async move {
                 let unregistered = issuing.register().await;
                 let _ = sender.send(Message::Certs(Told::Registered(unregistered))).await;
             });
+            orders.registering = Some(registering);
         }
     }
 

@@ -9,7 +9,8 @@ use super::steward::Steward;
 use crate::admin::report::{self, FALLBACK};
 use crate::admin::{Reason, Response};
 use crate::cert::{CONDITIONS, CaId, Hold, Policy};
-use crate::tls::{FallbackCa, Served, held, issuer};
+use crate::clock::magnitude;
+use crate::tls::{FallbackCa, Origin, held, issuer};
 
 impl Steward {
     /// The certificate that clients are shown, and what lies ahead of it.
@@ -17,16 +18,18 @@ impl Steward {
         let now = self.boot.now();
         let served = self.services.identity.store().served()?;
         let shown = held(&served.chain, now.utc, None)?;
-        let source = self.source_of(&served);
+        let source = self.source();
         let files = self.config.tls.files.as_ref();
         let lifecycle = &self.certs.lifecycle;
         let next = lifecycle.next(now);
-        let survives = lifecycle.remaining(now).filter(|_| source != FALLBACK);
+        let verified = self.node.trust().trust(now.mono).verified;
+        let left = magnitude(shown.not_after.since(now.utc).max(0));
+        let survives = (verified && source != FALLBACK).then_some(left);
         let (renewal, why) = match (source, &next) {
             (FALLBACK, _) => {
                 (None, "here, at each start and whenever the time becomes known".to_owned())
             }
-            ("acme", Some(next)) => (Some(next.due), next.why.to_string()),
+            (_, Some(next)) => (Some(next.due), next.why.to_string()),
             _ => (
                 Some(Policy::renewed_by_others(&shown)),
                 "by custom; whoever brings the files renews it".to_owned(),
@@ -34,7 +37,7 @@ impl Steward {
         };
         Some(report::Certs {
             utc: now.utc.to_string(),
-            verified: self.node.trust().trust(now.mono).verified,
+            verified,
             source: source.to_owned(),
             certificate: files.map(|files| files.certificate.display().to_string()),
             key: files.map(|files| files.key.display().to_string()),
@@ -87,20 +90,9 @@ impl Steward {
         })
     }
 
-    /// Where `served` comes from: `acme`, `files` or [`FALLBACK`].
-    pub(super) fn source_of(&self, served: &Served) -> &'static str {
-        let utc = self.boot.now().utc;
-        let in_service = self.certs.lifecycle.in_service();
-        let ordered = in_service.filter(|held| held.ca.is_some()).is_some_and(|ordered| {
-            held(&served.chain, utc, None).is_some_and(|shown| shown.serial == ordered.serial)
-        });
-        if ordered {
-            "acme"
-        } else if self.services.identity.store().own().is_some() {
-            "files"
-        } else {
-            FALLBACK
-        }
+    /// Where that which is served comes from: `acme`, `files` or [`FALLBACK`].
+    pub(super) fn source(&self) -> &'static str {
+        self.services.identity.store().origin().unwrap_or(Origin::Fallback).word()
     }
 
     /// Whether a certificate other than the local authority's is configured.
@@ -121,7 +113,7 @@ impl Steward {
         };
         report::Devices {
             name: name.to_string(),
-            source: served.as_ref().map(|served| self.source_of(served).to_owned()),
+            source: served.as_ref().map(|_| self.source().to_owned()),
             named: served.is_some_and(|served| served.carries(name)),
             dot: access(&dot.listen, None),
             doh: access(&doh.listen, Some(&doh.path)),

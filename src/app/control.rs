@@ -246,7 +246,7 @@ impl Steward {
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
         Some(report::Certificate {
-            source: self.source_of(&served).to_owned(),
+            source: self.source().to_owned(),
             not_before: validity.not_before.to_string(),
             not_after: validity.not_after.to_string(),
             valid: validity.not_before <= utc && utc <= validity.not_after,

@@ -134,7 +134,7 @@ impl Issuing {
     }
 
     /// Makes `order`; it replaces `leaf`. Without a place on disk for what it needs it is made only
-    /// if the matter is `urgent`.
+    /// if the matter is `urgent`. Whoever drops this gives the order up.
     pub(super) async fn order(
         &self,
         order: Order,

@@ -102,7 +102,8 @@ impl Lifecycle {
             return Some((
                 self.unverified(now),
                 "there is no certificate yet, and none is ordered: the clock is not verified; \
-                 one of the local authority is served; see `firstlight sources`"
+                 one of the local authority is served, unless files gave one before; see \
+                 `firstlight sources`"
                     .to_owned(),
             ));
         }
@@ -111,7 +112,7 @@ impl Lifecycle {
             severity,
             format!(
                 "there is no certificate, one of the local authority is served, which clients \
-                 refuse that check names{failing}; see `firstlight certs`"
+                 refuse that check names, unless files gave one before{failing}; see `firstlight certs`"
             ),
         ))
     }

@@ -197,7 +197,8 @@ impl Pebble {
     ) -> Self {
         let address = lab.place(40, 14000);
         let valid = (-3650 * DAY, 3650 * DAY);
-        lab.authority.issue_files_for(lab, "pebble", &["pebble.test", "acme-dns.test"], valid);
+        let names = ["pebble.test", "second.test", "staging.test", "acme-dns.test"];
+        lab.authority.issue_files_for(lab, "pebble", &names, valid);
         let keys = binding.map_or_else(String::new, |(kid, key)| format!("\"{kid}\": \"{key}\""));
         let config = lab.path("pebble.json");
         let text = format!(

@@ -1,7 +1,8 @@
-//! A daemon that orders: its CA, the DNS server it updates, the resolvers it asks, and its clients.
+//! A daemon that orders: its CA, the DNS server it updates, and its clients.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,8 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use x509_parser::parse_x509_certificate;
 
-use crate::lab::{DAY, Daemon, Lab, Resolver, Wan, eventually, find, truth};
+use crate::lab::{Daemon, Lab, eventually, find, truth};
+use crate::outside::Outside;
 use crate::world::{Knot, Pebble};
 
 /// What clients check.
@@ -30,86 +32,101 @@ pub(crate) struct Rig {
     pub(crate) lab: Lab,
     pub(crate) knot: Knot,
     pub(crate) pebble: Pebble,
-    config: String,
-    _wan: Wan,
-    _resolvers: [Resolver; 2],
+    pub(crate) outside: Outside,
 }
 
 impl Rig {
     /// The CA's certificates live for so many seconds.
     pub(crate) fn start(life: u32) -> Self {
+        Self::binding(life, None)
+    }
+
+    /// The same; the CA opens accounts for whoever has one of its customers' keys.
+    pub(crate) fn binding(life: u32, binding: Option<(&str, &str)>) -> Self {
         let lab = Lab::new();
         let knot = Knot::start(&lab);
-        let pebble = Pebble::start_issuing(&lab, knot.address, &[], None, life);
-        let (at, ca) = (knot.address, pebble.address());
-        let more = format!(
-            "do-not-query-localhost: no\ncache-max-negative-ttl: 0\ncache-max-ttl: 0\n\
-             local-zone: \"home.test.\" transparent\n\
-             local-data: \"pebble.test. 60 A {}\"\n\
-             stub-zone:\nname: \"home.test.\"\nstub-addr: \"{}@{}\"\n",
-            ca.ip(),
-            at.ip(),
-            at.port(),
-        );
-        let resolvers = [30, 31].map(|host| {
-            let mut resolver = Resolver::knowing(&lab, host, (-DAY, DAY), &more);
-            resolver.start();
-            resolver
-        });
+        let pebble = Pebble::start_issuing(&lab, knot.address, &[], binding, life);
         lab.keep_secret("tsig.key", &BASE64.encode(knot.secret()));
-        let config = format!(
-            "[acme]\nagree = true\ncertificates_per_week = 1000000\n\
-             [[acme.ca]]\nname = \"pebble\"\ndirectory = \"{}\"\nca = \"ca.pem\"\n\
-             [acme.update]\naddress = \"{}\"\nport = {}\nzone = \"home.test\"\nkey_name = \"acme\"\n\
+        let outside = Outside::start(&lab, knot.address);
+        Self { lab, knot, pebble, outside }
+    }
+
+    /// `[acme.update]`.
+    pub(crate) fn update(&self) -> String {
+        let at = self.knot.address;
+        format!(
+            "[acme.update]\naddress = \"{}\"\nport = {}\nzone = \"home.test\"\nkey_name = \"acme\"\n\
              key_file = \"tsig.key\"\n",
-            pebble.ca.directory,
             at.ip(),
-            at.port(),
-        );
-        let (setup, wan) = lab.honest();
-        let setup = setup.upstream(&resolvers[0], "quad9").upstream(&resolvers[1], "cloudflare");
-        let text = std::fs::read_to_string(setup.write()).unwrap();
-        let config = text.replace("dns.home.lan", NAME) + &config;
-        Self { lab, pebble, config, knot, _wan: wan, _resolvers: resolvers }
+            at.port()
+        )
     }
 
     /// A daemon whose clock starts in 1970.
     pub(crate) fn boot(&self) -> Daemon {
-        std::fs::write(self.lab.path("firstlight.toml"), &self.config).unwrap();
-        let mut daemon = Daemon::start(&self.lab, &["--start", "@0"]);
-        daemon.serves(&self.lab).unwrap();
-        daemon
+        self.boot_with(&(acme("") + &ca("pebble", "") + &self.update()))
+    }
+
+    /// The same, with `orders` as the section `[acme]` and those below it.
+    pub(crate) fn boot_with(&self, orders: &str) -> Daemon {
+        self.outside.boot(&self.lab, orders)
     }
 
     /// A client that shakes hands with DoT again and again, once there is a certificate of the CA,
     /// which it trusts and nobody else.
     pub(crate) fn watch(&self, daemon: &Daemon) -> Client {
-        let (config, dot) = (self.checking(), self.lab.dot());
-        let first = eventually(Duration::from_secs(60), || shake_hands(&config, dot).ok());
-        assert!(first.is_some(), "{}", daemon.log());
-        Client::start(config, dot)
+        let config = self.checking();
+        first(&self.lab, &config, daemon);
+        Client::start(config, self.lab.dot())
     }
 
     /// Trusts the CA, checks name and dates, and resumes no session.
     pub(crate) fn checking(&self) -> Arc<ClientConfig> {
-        let mut curl = Command::new(find("curl").unwrap());
-        let place = self.pebble.address();
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--cacert"]);
-        curl.arg(self.lab.path("ca.pem")).arg("--resolve");
-        curl.arg(format!("pebble.test:15000:{}", place.ip()));
-        let root = curl.arg("https://pebble.test:15000/roots/0").output().unwrap();
-        assert!(root.status.success(), "{}", String::from_utf8_lossy(&root.stderr));
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&root.stdout).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_details(provider, Arc::new(Truth))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
+        trusting(&self.lab, &self.pebble, &[])
     }
+}
+
+/// `[acme]`, with more of its keys.
+pub(crate) fn acme(more: &str) -> String {
+    format!("[acme]\nagree = true\ncertificates_per_week = 1000000\n{more}")
+}
+
+/// `[[acme.ca]]` of the CA at `NAME.test`, with more of its keys.
+pub(crate) fn ca(name: &str, more: &str) -> String {
+    format!(
+        "[[acme.ca]]\nname = \"{name}\"\ndirectory = \"https://{name}.test:14000/dir\"\n\
+         ca = \"ca.pem\"\n{more}"
+    )
+}
+
+/// The serial of the first certificate that passes `config`.
+pub(crate) fn first(lab: &Lab, config: &Arc<ClientConfig>, daemon: &Daemon) -> String {
+    let shaken = eventually(Duration::from_secs(60), || shake_hands(config, lab.dot()).ok());
+    shaken.unwrap_or_else(|| panic!("no certificate in 60 s\n{}", daemon.log()))
+}
+
+/// Trusts the CA and the roots in further files, checks name and dates, and resumes no session.
+pub(crate) fn trusting(lab: &Lab, pebble: &Pebble, others: &[PathBuf]) -> Arc<ClientConfig> {
+    let mut curl = Command::new(find("curl").unwrap());
+    let place = pebble.address();
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--cacert"]);
+    curl.arg(lab.path("ca.pem")).arg("--resolve");
+    curl.arg(format!("pebble.test:15000:{}", place.ip()));
+    let root = curl.arg("https://pebble.test:15000/roots/0").output().unwrap();
+    assert!(root.status.success(), "{}", String::from_utf8_lossy(&root.stderr));
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&root.stdout).unwrap()).unwrap();
+    for other in others {
+        roots.add(CertificateDer::from_pem_file(other).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(Truth))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 /// Shakes hands until it is told to stop.
@@ -120,7 +137,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn start(config: Arc<ClientConfig>, dot: SocketAddr) -> Self {
+    pub(crate) fn start(config: Arc<ClientConfig>, dot: SocketAddr) -> Self {
         let (stop, serials) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (stopped, seen) = (Arc::clone(&stop), Arc::<Mutex<BTreeSet<_>>>::clone(&serials));
         let task = thread::spawn(move || {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::admin::Request;
-use crate::admin::report::{Certs, Orders, Rehearsal};
+use crate::admin::report::{Certs, FALLBACK, Orders, Rehearsal};
 use crate::cli::daemon::Look;
 use crate::cli::exit::Failure;
 use crate::cli::table;
@@ -21,6 +21,7 @@ fn view(certs: &Certs) -> String {
     let source = match (certs.source.as_str(), &certs.certificate, &certs.key) {
         ("acme", ..) => "ordered by ACME".to_owned(),
         ("files", Some(certificate), Some(key)) => format!("{certificate}, key {key}"),
+        ("files", ..) => "files of a configuration before, until another is ordered".to_owned(),
         _ => "the local authority, which clients must be told to trust".to_owned(),
     };
     let names = if certs.names.is_empty() { "none".to_owned() } else { certs.names.join(", ") };
@@ -50,7 +51,8 @@ fn view(certs: &Certs) -> String {
         ("Renewal", format!("{renewal}{}", certs.why)),
     ];
     // The next order is told below.
-    let rows = rows.into_iter().filter(|(title, _)| *title != "Renewal" || ordered.is_none());
+    let told_below = certs.orders.is_some() && certs.source != FALLBACK;
+    let rows = rows.into_iter().filter(|(title, _)| *title != "Renewal" || !told_below);
     let further = certs.orders.iter().flat_map(ahead_of_orders);
     let rows = rows.map(|(title, text)| [title.to_owned(), text]);
     let rows: Vec<_> = rows.chain(further).collect();
@@ -159,6 +161,18 @@ pub(super) mod tests {
              Rehearsal    planned for 2026-03-30T00:00:00Z\n\
              At le        not rehearsed so far\n\
              At other     not rehearsed: it has no staging directory\n"
+        );
+    }
+
+    #[test]
+    fn what_files_gave_before_is_told_from_what_the_local_authority_signed() {
+        let before = Certs { certificate: None, key: None, orders: Some(orders()), ..certs() };
+        let text = view(&before);
+
+        assert!(text.starts_with("Certificate  files of a configuration before"), "{text}");
+        assert!(
+            text.contains("Survives     12 d without a renewal, from now\nNext order"),
+            "{text}"
         );
     }
 
