@@ -98,7 +98,9 @@ pub(crate) fn privilege() {
     daemon.serves(&lab).unwrap();
     // Where nobody may look into the folder of the build.
     let program = lab.path("firstlight");
-    fs::copy(env!("CARGO_BIN_EXE_firstlight"), &program).unwrap();
+    // By another process: while this one writes a program, a child of another test may hold it open.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_firstlight")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new(&program);
         command.args(arguments).arg("--config").arg(lab.path("firstlight.toml"));
