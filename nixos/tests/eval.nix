@@ -1,7 +1,7 @@
 # The module with one case of cases/, evaluated with the library of nixpkgs alone:
 #
 #     nix-instantiate --eval --strict --json nixos/tests/eval.nix \
-#       --arg nixpkgsLib "$NIXPKGS_LIB" --arg case ./nixos/tests/cases/full.nix
+#       --arg nixpkgsLib "$NIXPKGS_LIB/lib" --arg case ./nixos/tests/cases/full.nix
 { nixpkgsLib, case }:
 let
   lib = import nixpkgsLib;
