@@ -36,6 +36,11 @@ let
   steers = cfg.settings.clock.mode == "steer";
   credentials = "/run/credentials/firstlight.service";
 
+  services = import ./services.nix {
+    exe = lib.getExe cfg.package;
+    inherit steers;
+  };
+
   ipv4 = "[0-9]{1,3}([.][0-9]{1,3}){3}";
   ipv6 = "[0-9a-fA-F]*:[0-9a-fA-F:.]+";
   literal = types.strMatching "${ipv4}|${ipv6}" // {
@@ -320,10 +325,7 @@ in
         stopIfChanged = false;
         reloadTriggers = [ configFile ];
         serviceConfig =
-          import ./service.nix {
-            exe = lib.getExe cfg.package;
-            inherit steers;
-          }
+          services.daemon
           // lib.optionalAttrs (cfg.credentials != { }) {
             LoadCredential = lib.mapAttrsToList (name: path: "${name}:${path}") cfg.credentials;
           }
@@ -343,24 +345,7 @@ in
         after = [ "firstlight.service" ];
         wants = [ "time-sync.target" ];
         before = [ "time-sync.target" ];
-        serviceConfig = {
-          Type = "oneshot";
-          RemainAfterExit = true;
-          # Then the target is reached all the same: an outage must not keep everything else down for days.
-          ExecStart = "${lib.getExe cfg.package} wait-clock --timeout 600";
-          TimeoutStartSec = 610;
-          User = "firstlight";
-          Group = "firstlight";
-          CapabilityBoundingSet = "";
-          NoNewPrivileges = true;
-          ProtectSystem = "strict";
-          ProtectHome = true;
-          PrivateTmp = true;
-          PrivateDevices = true;
-          PrivateNetwork = true;
-          ProtectClock = true;
-          RestrictAddressFamilies = [ "AF_UNIX" ];
-        };
+        serviceConfig = services.wait;
       };
     })
 

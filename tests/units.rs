@@ -23,7 +23,7 @@ fn main() {
     let trials = vec![
         needing("systemd-analyze", "systemd_finds_no_mistake_in_any_unit", verified),
         needing("systemd-analyze", "every_service_is_exposed_by_less_than_3", hardened),
-        needing("nix-instantiate", "the_nixos_service_is_that_of_the_unit", same_on_nixos),
+        needing("nix-instantiate", "the_nixos_services_are_those_of_the_units", same_on_nixos),
         Trial::test("every_start_is_before_time_and_without_a_network", || {
             ordered();
             Ok(())
@@ -68,7 +68,8 @@ fn hardened() {
     {
         let file = installed(&lab, drop_in).join(service);
         let exposed = |threshold| {
-            let output = analyze(&["security", "--offline=true", threshold], &[file.clone()]);
+            let output =
+                analyze(&["security", "--offline=true", threshold], std::slice::from_ref(&file));
             (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
         };
 
@@ -81,7 +82,7 @@ fn hardened() {
 fn same_on_nixos() {
     for (steers, drop_in) in [(true, CLOCK), (false, OBSERVE)] {
         let expression = format!(
-            "import {}/nixos/service.nix {{ exe = \"/usr/bin/firstlight\"; steers = {steers}; }}",
+            "import {}/nixos/services.nix {{ exe = \"/usr/bin/firstlight\"; steers = {steers}; }}",
             env!("CARGO_MANIFEST_DIR")
         );
         let output = Command::new("nix-instantiate")
@@ -89,26 +90,30 @@ fn same_on_nixos() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let nixos: BTreeMap<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
-        let mut nixos: BTreeMap<_, _> =
-            nixos.into_iter().map(|(key, value)| (key, words(&value))).collect();
+        let nixos: BTreeMap<String, BTreeMap<String, Value>> =
+            serde_json::from_slice(&output.stdout).unwrap();
+        let service = |name: &str| -> BTreeMap<_, _> {
+            let keys = nixos[name].iter().map(|(key, value)| (key.clone(), words(value)));
+            // Where its configuration is, the program knows here by itself.
+            let file = ["--config", "/etc/firstlight/firstlight.toml"];
+            keys.map(|(key, mut words)| {
+                if key.starts_with("Exec") {
+                    assert_eq!(words.split_off(words.len() - 2), file);
+                }
+                (key, words)
+            })
+            .collect()
+        };
 
-        let mut unit = section(&[&read(SERVICES[0]), &read(drop_in)], "Service");
-
-        for command in ["ExecStart", "ExecReload"] {
-            let [on_nixos, here] =
-                [&mut nixos, &mut unit].map(|keys| keys.remove(command).unwrap());
-            // Where its configuration is, the program knows by itself.
-            assert_eq!(on_nixos[..2], here[..], "{command}");
-            assert_eq!(on_nixos[2..], ["--config", "/etc/firstlight/firstlight.toml"]);
-        }
+        let mut daemon = section(&[&read(SERVICES[0]), &read(drop_in)], "Service");
         if !steers {
-            // Taken away there is what was not given here.
-            let calls = unit.get_mut("SystemCallFilter").unwrap();
+            // What is taken away here is not given there.
+            let calls = daemon.get_mut("SystemCallFilter").unwrap();
             assert_eq!(calls.pop().unwrap(), "~@clock");
             calls.retain(|call| call != "@clock");
         }
-        assert_eq!(nixos, unit, "nixos/service.nix, and packaging/systemd with {drop_in}");
+        assert_eq!(service("daemon"), daemon, "nixos/services.nix, and the unit with {drop_in}");
+        assert_eq!(service("wait"), section(&[&read(SERVICES[1])], "Service"));
     }
 }
 
