@@ -5,6 +5,7 @@
 //! members of one group, told by the kernel (`SO_PEERCRED`), not by the client.
 
 pub mod client;
+pub mod notify;
 mod policy;
 pub mod report;
 mod server;

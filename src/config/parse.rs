@@ -13,7 +13,8 @@ use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
     Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
-    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, rules, value,
+    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, notify,
+    rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -129,6 +130,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             witnesses: table.tables("witness", |table| read_witness(table, file)),
         }),
         metered: root.table("metered", |table| read_metered(table, file)),
+        notify: root.tables("notify", |table| notify::read(table, file)),
         control: root.table("control", |table| read_control(table, file)),
         log: root.table("log", |table| Log {
             json: table.choice("format", &[("text", false), ("json", true)]).unwrap_or(false),

@@ -34,6 +34,11 @@ fn whole_life() {
         eventually(Duration::from_secs(120), || (client.serials().len() >= 5).then_some(()));
     assert!(lived.is_some(), "{:?}\n{}", client.serials(), daemon.log());
 
+    // What is signed, but not encrypted, is said and counted.
+    let plaintext = daemon.status().dns.plaintext_exceptions;
+    assert!(plaintext[0].starts_with("updates to 127."), "{plaintext:?}");
+    assert!(!plaintext[0].contains(", 0 so far"), "{plaintext:?}");
+
     let (shaken, failures) = client.stop();
     assert_eq!(failures, Vec::<String>::new(), "{}", daemon.log());
     assert!(shaken > 100, "{shaken}");
