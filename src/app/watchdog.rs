@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::net::UdpSocket;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -51,9 +52,13 @@ pub(super) async fn feed(services: Arc<Services>) {
 /// Whether a question gets an answer: at any of the UDP sockets, or, where none can be asked, from
 /// what stands behind them.
 async fn answers(services: &Services, patience: Duration) -> bool {
+    let open = services.listeners.places().dns;
+    // All at once: those that a packet filter shuts off must not use up the term.
+    let mut asking: FuturesUnordered<_> =
+        open.into_iter().filter_map(reachable).map(|address| ask(address, patience)).collect();
     let mut asked = false;
-    for address in services.listeners.places().dns.into_iter().filter_map(reachable) {
-        match ask(address, patience).await {
+    while let Some(outcome) = asking.next().await {
+        match outcome {
             Ok(true) => return true,
             Ok(false) => asked = true,
             // Nothing was sent: that is the network's doing.
