@@ -27,6 +27,7 @@ mod steward;
 mod supervise;
 mod uplink;
 mod validation;
+mod watchdog;
 
 use std::io;
 use std::path::PathBuf;
@@ -51,7 +52,9 @@ use crate::admin;
 use crate::host::limits;
 use crate::host::link::Links;
 use crate::host::notify;
+use crate::host::passed::{self, Passed};
 use crate::host::signal::{Signal, Signals};
+use crate::net::held;
 
 /// Messages waiting for the steward at most; who has one more waits, too.
 const MAILBOX: usize = 1024;
@@ -75,6 +78,7 @@ pub struct Options {
 /// is no usable configuration and never was one.
 #[must_use]
 pub fn run(options: &Options) -> u8 {
+    let passed = passed::take();
     let boot = match Boot::new(options) {
         Ok(boot) => boot,
         Err(refusal) => {
@@ -85,6 +89,7 @@ pub fn run(options: &Options) -> u8 {
     logging::start(boot.config.log.json);
     limits::raise_descriptors();
     boot.tell();
+    take_over(passed);
     let workers = thread::available_parallelism().map_or(1, usize::from).min(4);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = match runtime {
@@ -106,7 +111,12 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let services = Arc::new(services);
     let (sender, mailbox) = mpsc::channel(MAILBOX);
     services.pass_on(reports, sender.clone());
+    for (kind, address) in held::unused() {
+        warn!(?kind, %address, "a socket of the service manager's is at no address of the configuration: who asks there gets no answer; stop its socket unit, or listen there");
+    }
     notify::ready();
+    let watched = Arc::clone(&services);
+    keep("watchdog", move || watchdog::feed(Arc::clone(&watched)));
 
     // Sockets answer: what was known before comes back beside them.
     let snapshots = Arc::clone(&services.snapshots);
@@ -141,6 +151,19 @@ async fn serve(boot: Arc<Boot>, options: Options) {
     let _ = tokio::time::timeout(GRACE, end).await;
     if tokio::time::timeout(GRACE, snapshots.aside(Snapshots::write)).await.is_err() {
         warn!(seconds = GRACE.as_secs(), "the disk was too slow for the cache's snapshot");
+    }
+}
+
+/// Serves on the sockets that the service manager passed on, where the configuration has their addresses.
+fn take_over(passed: Passed) {
+    if passed.unfit > 0 {
+        warn!(
+            descriptors = passed.unfit,
+            "the service manager passed on what is neither a UDP nor a TCP socket"
+        );
+    }
+    if let Err(error) = held::hold(passed.udp, passed.tcp) {
+        warn!(%error, "a socket of the service manager's is not bound; another one is opened in its place");
     }
 }
 

@@ -11,12 +11,13 @@ use crate::clock::{UnixTime, nanos};
 
 /// The clock's least possible reading: no release of firstlight runs before it was made.
 ///
-/// `SOURCE_DATE_EPOCH` of the build, else a constant raised at each release; never the
+/// `SOURCE_DATE_EPOCH` of the build, if that is a date at all, else a constant raised at each release; never the
 /// build machine's clock, which nobody vouches for.
 #[must_use]
 pub fn build_epoch() -> UnixTime {
     option_env!("SOURCE_DATE_EPOCH")
         .and_then(|seconds| seconds.trim().parse().ok())
+        .filter(|seconds| *seconds >= PLACEHOLDERS)
         .map_or(RELEASE_EPOCH, UnixTime::from_secs)
 }
 
@@ -69,6 +70,8 @@ fn marks_below(root: &Path) -> Vec<Mark> {
 
 /// 2026-11-01T00:00:00Z. Raise it at each release.
 const RELEASE_EPOCH: UnixTime = UnixTime::from_secs(1_793_491_200);
+/// 2020-01-01. Earlier dates come from tools that have none, like 1980-01-01 from nixpkgs.
+const PLACEHOLDERS: i64 = 1_577_836_800;
 
 const MARKS: &[(&str, &str)] = &[
     ("usr/lib/clock-epoch", "the distribution's build (/usr/lib/clock-epoch)"),

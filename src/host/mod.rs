@@ -8,5 +8,6 @@ pub mod kernel;
 pub mod limits;
 pub mod link;
 pub mod notify;
+pub mod passed;
 pub mod signal;
 pub mod state;

@@ -3,6 +3,8 @@
 //! Without `NOTIFY_SOCKET` in the environment none of this does anything, and
 //! nothing depends on it: a message that cannot be sent is logged and forgotten.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 use tracing::debug;
 
@@ -24,6 +26,18 @@ pub fn reloading() {
         Ok(now) => send(&[NotifyState::Reloading, now]),
         Err(error) => debug!(%error, "the service manager was not told of the reload"),
     }
+}
+
+/// After how long without [`alive`] the service manager takes the daemon for dead, and starts another;
+/// `None` if it does not watch.
+#[must_use]
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// The daemon does what it is for.
+pub fn alive() {
+    send(&[NotifyState::Watchdog]);
 }
 
 /// The daemon drains and ends.

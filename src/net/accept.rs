@@ -25,10 +25,12 @@ pub trait Welcome: Send + Sync + 'static {
     fn not_accepted(&self, error: &io::Error, lasts: bool);
 }
 
-/// A listener at work. Dropped, it frees its address at once; what it accepted goes on.
+/// A listener at work. Dropped, it frees its address at once, unless it is held by somebody else,
+/// too; what it accepted goes on.
 #[derive(Debug)]
 pub struct Accepting {
-    socket: std::net::TcpListener,
+    /// The listener, if it is nobody else's.
+    own: Option<std::net::TcpListener>,
     /// Dropping it tells the acceptor and every connection.
     open: Option<watch::Sender<()>>,
 }
@@ -44,13 +46,18 @@ impl Accepting {
         runtime: &Handle,
         welcome: impl Welcome,
     ) -> io::Result<(SocketAddr, Self)> {
-        let listener = bind::tcp(address)?;
+        let (listener, own) = if let Some(listener) = bind::held_tcp(address)? {
+            (listener, None)
+        } else {
+            let listener = bind::tcp(address)?;
+            let own = listener.try_clone()?;
+            (listener, Some(own))
+        };
         let local = listener.local_addr()?;
-        let socket = listener.try_clone()?;
         let (open, closing) = watch::channel(());
         let _context = runtime.enter();
         runtime.spawn(accept(TcpListener::from_std(listener)?, welcome, closing));
-        Ok((local, Self { socket, open: Some(open) }))
+        Ok((local, Self { own, open: Some(open) }))
     }
 }
 
@@ -58,7 +65,9 @@ impl Drop for Accepting {
     fn drop(&mut self) {
         self.open = None;
         // The acceptor closes its descriptor when it next runs; the address must be free before.
-        let _ = socket2::SockRef::from(&self.socket).shutdown(Shutdown::Both);
+        if let Some(own) = &self.own {
+            let _ = socket2::SockRef::from(own).shutdown(Shutdown::Both);
+        }
     }
 }
 

@@ -2,17 +2,24 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::held;
 
 /// Room for bursts while all threads are busy. The kernel halves or caps it as it likes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// How long a datagram is waited for on a socket that is held, before looking whether to go on.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// Opens `count` blocking UDP sockets on `address`, among which the kernel spreads clients
 /// (`SO_REUSEPORT`). Port 0 takes any free port, the same for all.
@@ -42,7 +49,27 @@ pub fn udp(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
     Ok(sockets)
 }
 
-/// Opens one non-blocking UDP socket on `address`, shared with nobody; port 0 takes any free port.
+/// The UDP socket that is held at `address` ([`super::held`]), blocking and `count` times; `None` if
+/// there is none.
+///
+/// Each datagram comes with the address it was sent to. Nobody can end the wait for one without
+/// ending it for the socket's next reader, too: hence it ends every [`ROUND`].
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn held_udp(address: SocketAddr, count: usize) -> io::Result<Option<Vec<UdpSocket>>> {
+    let Some(socket) = held::udp(address)? else { return Ok(None) };
+    tell_destinations(&socket, address)?;
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(ROUND))?;
+    let mut sockets = (1..count).map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    sockets.push(socket);
+    Ok(Some(sockets))
+}
+
+/// Opens one non-blocking UDP socket on `address`, shared with nobody, or takes the one that is held
+/// there ([`super::held`]); port 0 takes any free port.
 ///
 /// Each datagram comes with the address it was sent to, and `[::]` takes IPv6 only.
 ///
@@ -50,6 +77,11 @@ pub fn udp(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
 ///
 /// What the kernel says.
 pub fn quic(address: SocketAddr) -> io::Result<UdpSocket> {
+    if let Some(socket) = held::udp(address)? {
+        tell_destinations(&socket, address)?;
+        socket.set_nonblocking(true)?;
+        return Ok(socket);
+    }
     let socket = datagram_socket(address)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -76,6 +108,19 @@ pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// The TCP listener that is held at `address` ([`super::held`]), as [`tcp`] would have opened it;
+/// `None` if there is none.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn held_tcp(address: SocketAddr) -> io::Result<Option<TcpListener>> {
+    let Some(listener) = held::tcp(address)? else { return Ok(None) };
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(listener))
 }
 
 /// The machine's own addresses of `wildcard`'s family, each with `wildcard`'s port.
@@ -146,13 +191,21 @@ fn datagram_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
+    tell_destinations(&socket, address)?;
     // Best effort: the kernel's limit (net.core.rmem_max) decides.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     Ok(socket)
+}
+
+/// Has each datagram come with the address it was sent to.
+fn tell_destinations(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -492,7 +492,11 @@ fn describe<A: Address>(message: &RecvMsg<'_, '_, A>) -> Option<Received> {
         match control {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
                 // The destination itself may be a broadcast address, which nothing can be sent from.
-                let local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                let mut local = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                // It came to a held socket before that was asked where datagrams were sent to.
+                if local.is_unspecified() {
+                    local = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                }
                 peer = Some(Peer { address, local: local.into(), interface: 0 });
             }
             ControlMessageOwned::Ipv6PacketInfo(info) => {

@@ -7,6 +7,7 @@ pub mod bind;
 mod clients;
 mod counted;
 mod datagram;
+pub mod held;
 mod open;
 pub mod rate;
 mod serve;

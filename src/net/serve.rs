@@ -89,9 +89,14 @@ impl<H: Handler> Listen for DatagramListen<H> {
     fn listen(&self, address: SocketAddr) -> io::Result<(SocketAddr, Threads)> {
         // The CPUs this process may use: the affinity mask and the cgroup's quota.
         let count = thread::available_parallelism().map_or(1, usize::from);
-        let sockets = bind::udp(address, count)?;
+        // When replies leave, the kernel says by socket, so two threads would hear of each other's.
+        let of_held = if H::STAMPED { 1 } else { count };
+        let (sockets, held) = match bind::held_udp(address, of_held)? {
+            Some(sockets) => (sockets, true),
+            None => (bind::udp(address, count)?, false),
+        };
         let local = sockets.first().map_or(Ok(address), UdpSocket::local_addr)?;
-        let threads = Threads::start(self, sockets)?;
+        let threads = Threads::start(self, sockets, held)?;
         Ok((local, threads))
     }
 
@@ -109,16 +114,23 @@ impl<H> fmt::Debug for DatagramListen<H> {
     }
 }
 
-/// The threads of one address. Dropped, they answer what is queued, and end.
+/// The threads of one address. Dropped, they answer what is queued, and end; what is queued in a
+/// socket that is held is left to its next reader.
 #[derive(Debug)]
 pub struct Threads {
     stop: Arc<AtomicBool>,
+    /// Whether the socket is held by somebody else, too.
+    held: bool,
     running: Vec<(Arc<Socket>, JoinHandle<()>)>,
 }
 
 impl Threads {
-    fn start<H: Handler>(listen: &DatagramListen<H>, sockets: Vec<UdpSocket>) -> io::Result<Self> {
-        let mut this = Self { stop: Arc::default(), running: Vec::new() };
+    fn start<H: Handler>(
+        listen: &DatagramListen<H>,
+        sockets: Vec<UdpSocket>,
+        held: bool,
+    ) -> io::Result<Self> {
+        let mut this = Self { stop: Arc::default(), held, running: Vec::new() };
         for socket in sockets {
             let socket = Arc::new(Socket::new(socket)?);
             if H::STAMPED
@@ -132,6 +144,7 @@ impl Threads {
                 handler: Arc::clone(&listen.handler),
                 tally: Arc::clone(&listen.tally),
                 stop: Arc::clone(&this.stop),
+                held,
             };
             let thread = thread::Builder::new().name(listen.thread.to_owned());
             this.running.push((socket, thread.spawn(move || worker.run())?));
@@ -143,8 +156,10 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for (socket, _) in &self.running {
-            socket.stop_receiving();
+        if !self.held {
+            for (socket, _) in &self.running {
+                socket.stop_receiving();
+            }
         }
         for (_, thread) in self.running.drain(..) {
             // Panics of the handler are caught within; another one was reported by the hook.
@@ -159,6 +174,7 @@ struct Worker<H> {
     handler: Arc<H>,
     tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
+    held: bool,
 }
 
 impl<H: Handler> Worker<H> {
@@ -190,6 +206,9 @@ impl<H: Handler> Worker<H> {
                     tracing::debug!(service = self.service, %error, "receive failed");
                     thread::sleep(ERROR_PAUSE);
                 }
+            }
+            if self.held && self.stop.load(Ordering::Relaxed) {
+                return;
             }
         }
     }

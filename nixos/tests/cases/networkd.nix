@@ -1,0 +1,6 @@
+# As systemd-networkd's module has it.
+{ lib, ... }:
+{
+  services.resolved.enable = lib.mkDefault true;
+  services.firstlight.enable = true;
+}

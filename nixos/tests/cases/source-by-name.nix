@@ -1,0 +1,6 @@
+{
+  services.firstlight = {
+    enable = true;
+    settings.clock.source = [ { address = "time.example.net"; } ];
+  };
+}

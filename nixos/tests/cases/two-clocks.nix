@@ -1,0 +1,5 @@
+{
+  services.chrony.enable = true;
+  services.ntpd-rs.enable = true;
+  services.firstlight.enable = true;
+}
