@@ -71,6 +71,7 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
          [doq]\nlisten = [\"{}\"]\n\
          [ntp]\nlisten = []\n\
          [nts]\nlisten = []\n\
+         [metrics]\nlisten = []\n\
          [tls]\ncertificate = \"gone.pem\"\nkey = \"k.pem\"\n\
          [control]\ngroup = \"no-such-group\"\n\
          [clock]\nleap_file = \"empty.pem\"\n\

@@ -1,10 +1,13 @@
-//! The control socket: commands ask, the daemon answers, one line of JSON each.
+//! The control socket: commands ask, the daemon answers, one line of JSON each. Beside it figures and
+//! health by HTTP, for monitoring.
 //!
 //! Whoever may open the socket may ask how things are. Changing things, and
 //! seeing what others asked for, is for root, the daemon's own user and the
 //! members of one group, told by the kernel (`SO_PEERCRED`), not by the client.
 
 pub mod client;
+mod http;
+mod metrics;
 mod policy;
 pub mod report;
 mod server;
@@ -18,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use http::MonitoringListen;
 pub use policy::{Peer, Policy};
 pub use server::serve;
 pub use socket::{BindError, bind, path_to_call, path_to_serve};
@@ -56,6 +60,8 @@ pub enum Request {
     /// What devices have to be told to use this machine over TLS, and whom they have to trust for that:
     /// the local authority is made for it, if there is none.
     Devices,
+    /// What monitoring is shown.
+    Figures,
     /// Forget cached answers.
     Flush {
         /// Those of this name alone; `None`: all.
@@ -104,6 +110,7 @@ impl Request {
             | Self::SetFloor { .. } => true,
             Self::Certs
             | Self::Devices
+            | Self::Figures
             | Self::Health { .. }
             | Self::Sources
             | Self::Status
@@ -125,6 +132,47 @@ pub enum Health {
     Dns,
     /// The process itself.
     Live,
+}
+
+impl Health {
+    /// Every part.
+    pub const ALL: [Self; 4] = [Self::Live, Self::Dns, Self::Clock, Self::Cert];
+
+    /// Its name on the command line and in URLs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cert => "cert",
+            Self::Clock => "clock",
+            Self::Dns => "dns",
+            Self::Live => "live",
+        }
+    }
+
+    /// The part that the condition of this name is about. What is about none in particular is about the
+    /// process itself.
+    #[must_use]
+    pub fn of_condition(name: &str) -> Self {
+        match name {
+            "clock-not-steered"
+            | "clock-suspect"
+            | "clock-unknown"
+            | "clock-unverified"
+            | "dates-relaxed"
+            | "floor-ahead"
+            | "foreign-hands"
+            | "holdover"
+            | "leap-seconds"
+            | "ntp-keys"
+            | "reference-clock"
+            | "sources-contradicted" => Self::Clock,
+            "listeners-refused" | "operator-down" | "upstream-certificate" | "wan-down" => {
+                Self::Dns
+            }
+            name if name.starts_with("certificate-") => Self::Cert,
+            _ => Self::Live,
+        }
+    }
 }
 
 /// What the daemon answers.
