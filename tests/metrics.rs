@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use firstlight::admin::report::{Condition, HealthReport, Status};
-use firstlight::admin::{Health, Request};
+use firstlight::admin::{CONDITIONS, Health, Request};
 use lab::clients::{ask_ntp, ask_tcp, ask_tls, ask_udp};
 use lab::{DAY, Daemon, HOUR, Lab, Resolver, eventually, find, needing, truth};
 use libtest_mimic::{Arguments, Trial};
@@ -63,19 +63,19 @@ fn figures() {
     assert!(ask_ntp(lab.ntp()).is_some());
 
     let with_files = scraped(&lab);
-    assert_eq!(value(&with_files, "firstlight_dns_queries_total{transport=\"dot\"}"), 1.0);
-    assert!(value(&with_files, "firstlight_dns_queries_total{transport=\"tcp\"}") >= 2.0);
-    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"cache\"}") >= 1.0);
-    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"upstream\"}") >= 3.0);
-    assert_eq!(value(&with_files, "firstlight_clock_verified"), 1.0);
-    assert_eq!(value(&with_files, "firstlight_time_sources{verdict=\"truechimer\"}"), 3.0);
-    assert!(value(&with_files, "firstlight_ntp_requests_total{result=\"answered\"}") >= 1.0);
-    assert!(value(&with_files, "firstlight_clock_steps_total{direction=\"forward\"}") >= 1.0);
-    assert!(value(&with_files, "firstlight_state_files_written_total") >= 1.0);
+    assert_eq!(value(&with_files, "firstlight_dns_queries_total{transport=\"dot\"}"), 1);
+    assert!(value(&with_files, "firstlight_dns_queries_total{transport=\"tcp\"}") >= 2);
+    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"cache\"}") >= 1);
+    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"upstream\"}") >= 3);
+    assert_eq!(value(&with_files, "firstlight_clock_verified"), 1);
+    assert_eq!(value(&with_files, "firstlight_time_sources{verdict=\"truechimer\"}"), 3);
+    assert!(value(&with_files, "firstlight_ntp_requests_total{result=\"answered\"}") >= 1);
+    assert!(value(&with_files, "firstlight_clock_steps_total{direction=\"forward\"}") >= 1);
+    assert!(value(&with_files, "firstlight_state_files_written_total") >= 1);
     let end =
         value(&with_files, "firstlight_certificate_not_after_timestamp_seconds{source=\"files\"}");
     let start = value(&with_files, "firstlight_start_time_seconds");
-    assert!((end - start - 89.0 * 86_400.0).abs() < 3600.0, "{end} {start}");
+    assert!((end - start - 89 * 86_400).abs() < 3600, "{end} {start}");
 
     // The other figures are of orders, which take a CA. Nothing has its name.
     setup
@@ -122,9 +122,11 @@ fn mentioned(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("firstlight_")).map(str::to_owned).collect()
 }
 
-fn value(page: &str, sample: &str) -> f64 {
-    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {sample} in\n{page}")).parse().unwrap()
+/// A figure that is a whole number.
+fn value(page: &str, sample: &str) -> i64 {
+    let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("no {sample} in\n{page}"));
+    value.trim_end_matches(".0").parse().unwrap()
 }
 
 /// Label values: of clients and names none; addresses are those that the configuration names.
@@ -180,7 +182,6 @@ fn page() {
     let page = fs::read_to_string(of_the_project(PAGE)).unwrap();
     let rules = fs::read_to_string(of_the_project(RULES)).unwrap();
     let conditions = condition_names();
-    assert!(conditions.len() > 20, "{conditions:?}");
     for name in &conditions {
         assert!(page.contains(&format!("<a id=\"{name}\"></a>")), "{name} is not in {PAGE}");
     }
@@ -200,47 +201,31 @@ fn page() {
     }
 }
 
-/// Every name that some source file gives to a condition.
+/// Every name of a condition; the sources know no other, and all of these.
 fn condition_names() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut folders = vec![of_the_project("src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
+    let table: BTreeSet<_> = CONDITIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert!(table.len() == CONDITIONS.len() && table.len() > 20, "{table:?}");
+    for name in firstlight::cert::CONDITIONS {
+        assert!(table.contains(*name), "{name} is in no part");
+    }
+    let mut sources = String::new();
+    for folder in ["src/acme", "src/app", "src/cert", "src/node"] {
+        for entry in fs::read_dir(of_the_project(folder)).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
-            let text = text.split("#[cfg(test)]").next().unwrap();
-            for (before, after) in [
-                ("Condition { name: \"", '"'),
-                ("raise(\n                \"", '"'),
-                ("raise(\"", '"'),
-                ("condition(\"", '"'),
-                (".set(\"", '"'),
-                ("=> (\"", '"'),
-                ("CONDITION: &str = \"", '"'),
-                ("UNFIT: &str = \"", '"'),
-                ("UNREGISTERED: &str = \"", '"'),
-                ("UNUSABLE: &str = \"", '"'),
-            ] {
-                let names = text.split(before).skip(1).filter_map(|rest| rest.split(after).next());
-                let names = names.filter(|name| path_is_of_conditions(&path, name));
-                found.extend(names.map(str::to_owned));
+            if path.is_file() {
+                sources += fs::read_to_string(path).unwrap().split("#[cfg(test)]").next().unwrap();
             }
         }
     }
-    found.extend(firstlight::cert::CONDITIONS.iter().map(ToString::to_string));
-    found
-}
-
-/// Words in tuples are conditions in `node` alone.
-fn path_is_of_conditions(path: &Path, name: &str) -> bool {
-    let node = path.ends_with("node/mod.rs");
-    let app = path.components().any(|part| part.as_os_str() == "app");
-    let acme = path.ends_with("acme/kept.rs");
-    (node || app || acme) && name.contains('-') || node && name == "holdover"
+    for name in &table {
+        assert!(sources.contains(&format!("\"{name}\"")), "nothing raises {name}");
+    }
+    for before in ["Condition { name: \"", "self.set(\"", "self.feed(condition(\""] {
+        for name in sources.split(before).skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(table.contains(name), "{name} is in no part");
+        }
+    }
+    table
 }
 
 /// Ten and more of them, each while it holds and after.
@@ -292,8 +277,8 @@ fn conditions() {
     assert_eq!(http(&lab, "/health/cert").0, 503);
     assert_eq!(http(&lab, "/health/live").0, 200);
     let page = scraped(&lab);
-    assert_eq!(value(&page, "firstlight_config_last_reload_successful"), 0.0);
-    assert_eq!(value(&page, "firstlight_clock_trust_level"), 0.0);
+    assert_eq!(value(&page, "firstlight_config_last_reload_successful"), 0);
+    assert_eq!(value(&page, "firstlight_clock_trust_level"), 0);
 
     drop(taken);
     fs::remove_file(lab.path("metered")).unwrap();
@@ -316,7 +301,7 @@ fn conditions() {
         let (status, text) = http(&lab, &format!("/health/{part}"));
         assert!(status == 200 && text.starts_with(&format!("{part}: well: ")), "{text}");
     }
-    assert_eq!(value(&scraped(&lab), "firstlight_config_last_reload_successful"), 1.0);
+    assert_eq!(value(&scraped(&lab), "firstlight_config_last_reload_successful"), 1);
 
     // One operator goes, and the name of a question asked meanwhile makes that known.
     resolvers[1].stop();

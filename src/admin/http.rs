@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn health_is_told_by_status_text_and_json() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
 
         let well = get(address, "/health/live", "").await;
         let ill = get(address, "/health/clock", "").await;
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_says_no_is_not_well_and_has_no_figures() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
 
         for path in ["/metrics", "/health/dns"] {
             let answer = get(address, path, "").await;
@@ -284,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_else_is_there_and_nothing_can_be_changed() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
 
         for path in
             ["/", "/metrics/", "/health", "/health/", "/health/all", "//metrics", "/Metrics"]
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_for_one_request() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
 
         let twice = "GET /health/live HTTP/1.1\r\n\r\n".repeat(2);
         let answer = say(address, &twice).await;
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn heads_without_end_or_sense_are_cut() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
 
         let long = format!("GET /health/live HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(MAX_HEAD));
         let many =
@@ -327,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_seventeenth_connection_is_closed_and_a_place_comes_free() {
-        let (address, _open) = start(Script).await;
+        let (address, _open) = start();
         let mut idle = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             idle.push(TcpStream::connect(address).await.unwrap());
@@ -347,8 +347,8 @@ mod tests {
         assert!(stuck.unwrap_err().contains("has not answered in 5 s"));
     }
 
-    async fn start(control: Script) -> (SocketAddr, KeepOpen<MonitoringListen>) {
-        let listen = MonitoringListen::new(Arc::new(control), Handle::current());
+    fn start() -> (SocketAddr, KeepOpen<MonitoringListen>) {
+        let listen = MonitoringListen::new(Arc::new(Script), Handle::current());
         let loopback = "127.0.0.1:0".parse().unwrap();
         let open = KeepOpen::start(listen, &[loopback], &Handle::current());
         (open.open()[0], open)
@@ -377,14 +377,17 @@ mod tests {
             let held = json!([{
                 "name": "clock-unknown", "severity": "warning", "text": "no time yet", "seconds": 1
             }]);
-            let response = match request {
-                Request::Health { kind: Health::Live } => Response::Ok(json!({
+            let Request::Health { kind } = request else {
+                return Box::pin(ready(Response::refused(Reason::Failed, "it is stopping")));
+            };
+            let response = match kind {
+                Health::Live => Response::Ok(json!({
                     "healthy": true, "reason": "the daemon answers", "conditions": []
                 })),
-                Request::Health { kind: Health::Clock } => Response::Ok(json!({
+                Health::Clock => Response::Ok(json!({
                     "healthy": false, "reason": "the clock is cold", "conditions": held
                 })),
-                _ => Response::refused(Reason::Failed, "it is stopping"),
+                Health::Cert | Health::Dns => Response::refused(Reason::Failed, "it is stopping"),
             };
             Box::pin(ready(response))
         }

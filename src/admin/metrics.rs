@@ -58,9 +58,9 @@ fn program(status: &Status, totals: &Totals, page: &mut Page<'_>) -> Result<(), 
     page.info("build", "The program that runs.", &[("version", status.version.clone())])?;
     let uptime = precise(status.uptime);
     page.gauge("uptime", Some(&Unit::Seconds), "For how long the daemon has run.", uptime)?;
-    if let Some(utc) = seconds_of(&status.time.utc) {
+    if let Some(started) = seconds_of(&totals.started) {
         let help = "When the daemon started, by its present clock.";
-        page.gauge("start_time", Some(&Unit::Seconds), help, utc - uptime)?;
+        page.gauge("start_time", Some(&Unit::Seconds), help, started)?;
     }
     let loaded = flag(totals.configuration_loaded);
     let help = "Whether the configuration that was read last could be used (1) or not (0).";
@@ -115,16 +115,18 @@ fn clock(time: &Time, totals: &Totals, page: &mut Page<'_>) -> Result<(), Error>
         let help = "By how much the best source was ahead of our clock when it last answered.";
         page.gauge("clock_offset", Some(&Unit::Seconds), help, offset)?;
     }
-    let help = "The error of our clock that grows until a source corrects it.";
-    page.gauge("clock_root_dispersion", Some(&Unit::Seconds), help, time.ntp.root_dispersion)?;
-    let help = "The way to the reference clock and back.";
-    page.gauge("clock_root_delay", Some(&Unit::Seconds), help, time.ntp.root_delay)?;
+    // Of a clock that nobody is told of, nothing is claimed.
+    if time.ntp.synchronized {
+        let help = "The error of our clock that grows until a source corrects it.";
+        page.gauge("clock_root_dispersion", Some(&Unit::Seconds), help, time.ntp.root_dispersion)?;
+        let help = "The way to the reference clock and back.";
+        page.gauge("clock_root_delay", Some(&Unit::Seconds), help, time.ntp.root_delay)?;
+        let help = "When the clock was last found right or set, by itself.";
+        let at = seconds_of(&time.ntp.reference_time).map(|at| (Labels::new(), at));
+        page.gauges("clock_last_sync_timestamp", Some(&Unit::Seconds), help, at)?;
+    }
     let help = "The frequency correction in force, as a share: 0.000001 is 1 ppm.";
     page.gauge("clock_frequency_correction_ratio", None, help, time.frequency_ppm / 1e6)?;
-    if let Some(at) = seconds_of(&time.ntp.reference_time) {
-        let help = "When the clock was last found right or set, by itself.";
-        page.gauge("clock_last_sync_timestamp", Some(&Unit::Seconds), help, at)?;
-    }
     let [forward, backward] = totals.steps;
     let steps = [("forward", forward), ("backward", backward)];
     let help = "How often the clock was set in a step.";

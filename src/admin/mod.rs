@@ -8,6 +8,7 @@
 pub mod client;
 mod http;
 mod metrics;
+mod part;
 mod policy;
 pub mod report;
 mod server;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use http::MonitoringListen;
+pub use part::CONDITIONS;
 pub use policy::{Peer, Policy};
 pub use server::serve;
 pub use socket::{BindError, bind, path_to_call, path_to_serve};
@@ -132,47 +134,6 @@ pub enum Health {
     Dns,
     /// The process itself.
     Live,
-}
-
-impl Health {
-    /// Every part.
-    pub const ALL: [Self; 4] = [Self::Live, Self::Dns, Self::Clock, Self::Cert];
-
-    /// Its name on the command line and in URLs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cert => "cert",
-            Self::Clock => "clock",
-            Self::Dns => "dns",
-            Self::Live => "live",
-        }
-    }
-
-    /// The part that the condition of this name is about. What is about none in particular is about the
-    /// process itself.
-    #[must_use]
-    pub fn of_condition(name: &str) -> Self {
-        match name {
-            "clock-not-steered"
-            | "clock-suspect"
-            | "clock-unknown"
-            | "clock-unverified"
-            | "dates-relaxed"
-            | "floor-ahead"
-            | "foreign-hands"
-            | "holdover"
-            | "leap-seconds"
-            | "ntp-keys"
-            | "reference-clock"
-            | "sources-contradicted" => Self::Clock,
-            "listeners-refused" | "operator-down" | "upstream-certificate" | "wan-down" => {
-                Self::Dns
-            }
-            name if name.starts_with("certificate-") => Self::Cert,
-            _ => Self::Live,
-        }
-    }
 }
 
 /// What the daemon answers.

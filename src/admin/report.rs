@@ -579,9 +579,11 @@ pub struct Figures {
     pub totals: Totals,
 }
 
-/// Counts since the start that are for monitoring alone.
+/// What is counted, since the start, or found out for monitoring alone.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Totals {
+    /// When the daemon started by its present clock, RFC 3339.
+    pub started: String,
     /// DNS connections that are open.
     pub connections: usize,
     /// Steps of the clock to a later time, and to an earlier one.

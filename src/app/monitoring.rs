@@ -49,7 +49,9 @@ impl Steward {
         let (state_files, state_octets) = state::written();
         let octets = self.uplink.meter().read();
         let purposes = Purpose::ALL.iter().map(|purpose| purpose.name().to_owned());
+        let now = self.boot.now();
         report::Totals {
+            started: (now.utc - now.mono.saturating_duration_since(self.boot.started)).to_string(),
             connections: self.services.listeners.connections(),
             steps: self.steps,
             raised: self.changes.raised,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::asking::Failure;
 use super::boot::Boot;
@@ -513,6 +513,10 @@ impl Steward {
                     "the configuration cannot be used; the one before stays in force; mend it and \
                      reload: {refusal}"
                 );
+                // As a condition it is told once; whoever tries again is to hear of it again.
+                if self.node.health().holds(UNUSABLE) {
+                    error!("{text}");
+                }
                 let held = Some((Severity::Error, text));
                 self.feed(Input::Condition { name: UNUSABLE, held });
                 notify::ready();
