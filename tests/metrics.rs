@@ -194,11 +194,15 @@ fn page() {
         let fixed = rules.contains(&format!("docs/monitoring.md#{anchor}\""));
         assert!(fixed || ["FirstlightError", "FirstlightWarning"].contains(&alert), "{alert}");
     }
-    for part in rules.split("name=\"").chain(rules.split("name!=\"")).skip(1) {
-        let Some((name, _)) = part.split_once('"') else { continue };
-        let bare = name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-        assert!(!bare || conditions.contains(name), "no condition is called {name}");
+    let mut asked_for = 0;
+    for before in ["name=\"", "name!=\"", "name=~\"", "name!~\""] {
+        let quoted = rules.split(before).skip(1).filter_map(|rest| rest.split('"').next());
+        for name in quoted.flat_map(|names| names.split('|')) {
+            assert!(conditions.contains(name), "no condition is called {name}");
+            asked_for += 1;
+        }
     }
+    assert!(asked_for > 0, "{RULES} asks for no condition");
 }
 
 /// Every name of a condition; the sources know no other, and all of these.

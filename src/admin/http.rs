@@ -1,12 +1,13 @@
 //! Figures and health by HTTP, for whoever watches over this machine: to be read only, within bounds.
 //!
 //! Neither a name that was asked for nor a client is shown, and nothing can be changed: so nobody is asked
-//! who they are, and a page in a browser that gets here by DNS rebinding learns no secret.
+//! who they are. The words of conditions, which may quote the configuration, are kept from pages in a browser
+//! that get here by DNS rebinding.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -142,7 +144,8 @@ async fn respond(
         (Some(_), false) => said(StatusCode::METHOD_NOT_ALLOWED, "this can be read only\n"),
         (Some(Page::Metrics), true) => show_metrics(control).await,
         (Some(Page::Health(part)), true) => {
-            show_health(part, wants_json(request.headers()), control).await
+            let headers = request.headers();
+            show_health(part, wants_json(headers), is_meant(headers), control).await
         }
     };
     let mut response = hyper::Response::new(Full::new(Bytes::from(text)));
@@ -170,6 +173,7 @@ enum Page {
 }
 
 const NOT_FOUND: &str = "there are: /metrics /health/live /health/dns /health/clock /health/cert\n";
+const WITHHELD: &str = "ask by address to read more";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -192,13 +196,18 @@ async fn show_metrics(control: &dyn Control) -> Answer {
     }
 }
 
-async fn show_health(part: Health, json: bool, control: &dyn Control) -> Answer {
+async fn show_health(part: Health, json: bool, meant: bool, control: &dyn Control) -> Answer {
     let asked = ask::<HealthReport>(control, Request::Health { kind: part }).await;
-    let report = asked.unwrap_or_else(|reason| HealthReport {
+    let mut report = asked.unwrap_or_else(|reason| HealthReport {
         healthy: false,
         reason,
         conditions: Vec::new(),
     });
+    if !meant {
+        for condition in &mut report.conditions {
+            WITHHELD.clone_into(&mut condition.text);
+        }
+    }
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if json {
         let text = serde_json::to_string(&report).unwrap_or_default();
@@ -232,6 +241,15 @@ fn wants_json(headers: &HeaderMap) -> bool {
         let refused = |weight: &str| weight.trim_matches(['0', '.']).is_empty();
         named && !parts.any(|part| part.strip_prefix("q=").is_some_and(refused))
     })
+}
+
+/// Whether this machine was asked by an address, or a name that nobody outside can own. A page that gets here
+/// by DNS rebinding asks by a name of its own: that is what tells it from whoever wants to know.
+fn is_meant(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let host = host.to_str().unwrap_or(".");
+    let address = host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok();
+    address || (host.starts_with('[') && host.ends_with(']')) || !host.contains('.')
 }
 
 #[cfg(test)]
@@ -269,6 +287,26 @@ mod tests {
         let body: HealthReport = serde_json::from_str(body).unwrap();
         assert_eq!((body.healthy, body.conditions[0].name.as_str()), (false, "clock-unknown"));
         assert!(refused.contains("content-type: text/plain"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_page_that_was_led_here_by_its_own_name_reads_no_words() {
+        let (address, _open) = start();
+        let ask = async |host: &str| {
+            say(address, &format!("GET /health/clock HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+        };
+
+        for host in
+            ["127.0.0.1:9853", "192.0.2.1", "[2001:db8::1]:9853", "[::1]", "localhost:9853", "pi"]
+        {
+            let answer = ask(host).await;
+            assert!(answer.ends_with("warning clock-unknown: no time yet\n"), "{host}: {answer}");
+        }
+        for host in ["rebind.example", "rebind.example:9853", "127.0.0.1.nip.example", "."] {
+            let answer = ask(host).await;
+            assert!(!answer.contains("no time yet"), "{host}: {answer}");
+            assert!(answer.contains("warning clock-unknown: ask by address"), "{host}: {answer}");
+        }
     }
 
     #[tokio::test]
