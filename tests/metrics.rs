@@ -67,6 +67,8 @@ fn figures() {
     assert!(value(&with_files, "firstlight_dns_queries_total{transport=\"tcp\"}") >= 2);
     assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"cache\"}") >= 1);
     assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"upstream\"}") >= 3);
+    let asked = "firstlight_upstream_requests_total{operator=\"good\",result=\"answered\"}";
+    assert!(value(&with_files, asked) >= 3);
     assert_eq!(value(&with_files, "firstlight_clock_verified"), 1);
     assert_eq!(value(&with_files, "firstlight_time_sources{verdict=\"truechimer\"}"), 3);
     assert!(value(&with_files, "firstlight_ntp_requests_total{result=\"answered\"}") >= 1);

@@ -46,7 +46,7 @@ impl Collector for Shown {
         if let Some(cache) = cache {
             cached(cache, &mut page)?;
         }
-        servers(upstreams, &mut page)?;
+        servers(upstreams, totals, &mut page)?;
         if let Some(certs) = certs {
             certificates(certs, &mut page)?;
         }
@@ -292,7 +292,16 @@ fn cached(cache: &Cache, page: &mut Page<'_>) -> Result<(), Error> {
     page.counter("cache_evictions", None, help, cache.evicted)
 }
 
-fn servers(upstreams: &[Upstream], page: &mut Page<'_>) -> Result<(), Error> {
+fn servers(upstreams: &[Upstream], totals: &Totals, page: &mut Page<'_>) -> Result<(), Error> {
+    let requests = totals.requests.iter().flat_map(|(operator, met)| {
+        let results =
+            [("answered", met.answered), ("failed", met.failed), ("outdone", met.outdone)];
+        results.map(|(result, requests)| {
+            (vec![("operator", operator.clone()), ("result", result.to_owned())], requests)
+        })
+    });
+    let help = "Requests to upstreams, by what became of them; outdone: another operator then knew better.";
+    page.counters("upstream_requests", None, help, requests)?;
     let each = |figure: fn(&Upstream) -> Option<f64>| {
         let found = upstreams.iter().filter_map(move |it| {
             let labels = [
@@ -428,12 +437,14 @@ impl Page<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, f64)>,
     ) -> Result<(), Error> {
-        let mut samples = once_each(samples).peekable();
-        if samples.peek().is_none() {
+        let samples = once_each(samples);
+        if samples.is_empty() {
             return Ok(());
         }
         let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        samples.try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+        samples
+            .iter()
+            .try_for_each(|(labels, value)| family.encode_family(labels)?.encode_gauge(value))
     }
 
     fn counters(
@@ -443,9 +454,13 @@ impl Page<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, u64)>,
     ) -> Result<(), Error> {
+        let samples = once_each(samples);
+        if samples.is_empty() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        once_each(samples).try_for_each(|(labels, value)| {
-            family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+        samples.iter().try_for_each(|(labels, value)| {
+            family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, f64>(value, None)
         })
     }
 
@@ -456,11 +471,9 @@ impl Page<'_> {
 }
 
 /// Two of the same labels would cost the reader all figures: one address over two transports, say.
-fn once_each<T>(
-    samples: impl IntoIterator<Item = (Labels, T)>,
-) -> impl Iterator<Item = (Labels, T)> {
+fn once_each<T>(samples: impl IntoIterator<Item = (Labels, T)>) -> Vec<(Labels, T)> {
     let mut seen = BTreeSet::new();
-    samples.into_iter().filter(move |(labels, _)| seen.insert(labels.clone()))
+    samples.into_iter().filter(|(labels, _)| seen.insert(labels.clone())).collect()
 }
 
 /// Seconds since 1970 of an RFC 3339 time.

@@ -588,6 +588,8 @@ pub struct Totals {
     pub connections: usize,
     /// Steps of the clock to a later time, and to an earlier one.
     pub steps: [u64; 2],
+    /// What became of requests to the upstreams of each operator.
+    pub requests: std::collections::BTreeMap<String, Requests>,
     /// Conditions that came to be the case, or became worse.
     pub raised: u64,
     /// Conditions that ceased to be the case.
@@ -600,4 +602,15 @@ pub struct Totals {
     pub state_octets: u64,
     /// Whether the configuration that was read last is in force.
     pub configuration_loaded: bool,
+}
+
+/// What became of requests to an operator's upstreams, since the start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Requests {
+    /// Answered, whatever the response code.
+    pub answered: u64,
+    /// Not answered: refused, reset, silent, or not verifiable.
+    pub failed: u64,
+    /// Answered with SERVFAIL or REFUSED where another operator then knew better.
+    pub outdone: u64,
 }

@@ -10,10 +10,12 @@ use super::control::{Desk, word};
 use super::services::{Services, asked};
 use super::steward::{Steward, UNUSABLE};
 use crate::admin::{Health, MonitoringListen, report};
+use crate::dns::ForwardEvent;
 use crate::host::state;
 use crate::metered::Purpose;
 use crate::net::KeepOpen;
 use crate::node::ports::Clock;
+use crate::upstream::Outcome;
 
 impl Services {
     /// Opens the listener for monitoring, where `boot` says, on what `desk` answers.
@@ -33,6 +35,20 @@ impl Services {
 }
 
 impl Steward {
+    /// Counts what the forwarder reports of requests to an operator.
+    pub(super) fn count_outcome(&mut self, event: &ForwardEvent) {
+        let ForwardEvent::Outcome { endpoint, outcome } = event else { return };
+        let Some(seen) = self.node.pool().health().nth(endpoint.0) else { return };
+        let requests = self.requests.entry(seen.endpoint.operator.clone()).or_default();
+        match outcome {
+            Outcome::Answered { latencies } => requests.answered += latencies.len() as u64,
+            Outcome::Failed { .. } => requests.failed += 1,
+            Outcome::Outdone => requests.outdone += 1,
+            // How they end is told later.
+            Outcome::Overtaken => {}
+        }
+    }
+
     /// Everything that monitoring is shown.
     pub(super) fn figures(&self) -> report::Figures {
         report::Figures {
@@ -54,6 +70,7 @@ impl Steward {
             started: (now.utc - now.mono.saturating_duration_since(self.boot.started)).to_string(),
             connections: self.services.listeners.connections(),
             steps: self.steps,
+            requests: self.requests.clone(),
             raised: self.changes.raised,
             cleared: self.changes.cleared,
             uplink: purposes.zip(octets).collect(),

@@ -23,6 +23,7 @@ use super::renumber::Addresses;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
+use crate::admin::report::Requests;
 use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
@@ -131,6 +132,8 @@ pub(super) struct Steward {
     pub(super) changes: Changes,
     /// Steps of the clock to a later time, and to an earlier one.
     pub(super) steps: [u64; 2],
+    /// What became of requests to the upstreams of each operator.
+    pub(super) requests: BTreeMap<String, Requests>,
     next_tick: Instant,
     next_tell: Instant,
     next_keep: Instant,
@@ -173,6 +176,7 @@ impl Steward {
             trust: None,
             changes: Changes::default(),
             steps: [0; 2],
+            requests: BTreeMap::new(),
             next_tick: now.mono,
             next_tell: now.mono,
             next_keep: now.mono,
@@ -233,6 +237,7 @@ impl Steward {
                 {
                     self.report_refused();
                 }
+                self.count_outcome(&event);
                 let input = services::input(event, self.node.pool());
                 self.feed(input);
             }
