@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod dns;
 pub mod drill;
+pub mod fetch;
 pub mod filter;
 pub mod health;
 pub mod host;

@@ -18,11 +18,14 @@ pub enum Purpose {
     Witnesses,
     /// Certificate authorities, and acme-dns.
     Certificates,
+    /// Messages to people elsewhere.
+    Notices,
 }
 
 impl Purpose {
     /// Every one.
-    pub const ALL: [Self; 4] = [Self::Names, Self::Time, Self::Witnesses, Self::Certificates];
+    pub const ALL: [Self; 5] =
+        [Self::Names, Self::Time, Self::Witnesses, Self::Certificates, Self::Notices];
 
     /// Its name in status and metrics.
     #[must_use]
@@ -32,6 +35,7 @@ impl Purpose {
             Self::Time => "time",
             Self::Witnesses => "witnesses",
             Self::Certificates => "certificates",
+            Self::Notices => "notices",
         }
     }
 }
@@ -153,7 +157,7 @@ mod tests {
         ledger.enter(meter.read(), true, now);
         ledger.enter(meter.read(), true, now);
 
-        assert_eq!(ledger.day(), Day { all: [720, 3, 0, 0], metered: [20, 3, 0, 0] });
+        assert_eq!(ledger.day(), Day { all: [720, 3, 0, 0, 0], metered: [20, 3, 0, 0, 0] });
         assert_eq!(ledger.day().metered_in_all(), 23);
     }
 
@@ -165,7 +169,7 @@ mod tests {
         ledger.enter(meter.read(), true, now);
 
         ledger.enter(meter.read(), true, now + 23 * HOUR);
-        assert_eq!(ledger.day().metered, [0, 0, 5, 0]);
+        assert_eq!(ledger.day().metered, [0, 0, 5, 0, 0]);
 
         ledger.enter(meter.read(), true, now + 24 * HOUR);
         assert_eq!(ledger.day(), Day::default());

@@ -174,11 +174,14 @@ fn other_files_at_a_reload_displace_nothing_until_they_hold_a_pair() {
     assert_eq!(held.severity, "warning");
     assert!(held.text.contains("two.pem") && held.text.contains("two.key"), "{}", held.text);
     assert!(held.text.contains("the pair read before is served on"), "{}", held.text);
+    let told = || rig.daemon.log().lines().filter(|line| line.contains("two.pem")).count();
+    assert_eq!(eventually(Duration::from_secs(5), || (told() > 0).then(told)), Some(1));
     rig.serves(&first);
     fs::write(lab.path("two.pem"), &second.0).unwrap();
     fs::write(lab.path("two.key"), &second.1).unwrap();
     rig.serves(&second);
     rig.cleared("certificate-files");
+    assert_eq!(told(), 1, "{}", rig.daemon.log());
     rig.never_failed();
 }
 

@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use firstlight::config::{
-    Acme, AcmeChallenge, AcmeHash, ClockMode, Config, Dns, Parsed, Report, Severity,
+    Acme, AcmeChallenge, AcmeHash, ClockMode, Config, Dns, NotifyKind, Parsed, Report, Severity,
 };
+use firstlight::health;
 use proptest::prelude::*;
 
 const COMMENTED: &str = include_str!("../config/firstlight.toml");
@@ -432,6 +434,9 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
     assert_eq!(shown.ntp.listen, bare.ntp.listen);
     assert_eq!(shown.nts, bare.nts);
     assert_eq!(shown.log, bare.log);
+    let notified =
+        [NotifyKind::Ntfy(health::Severity::Warning), NotifyKind::Ping(Duration::from_secs(60))];
+    assert_eq!(shown.notify.iter().map(|it| it.kind).collect::<Vec<_>>(), notified);
     assert_eq!(shown.tls.name, bare.tls.name);
     assert_eq!(shown.clock.mode, ClockMode::Steer);
     assert_eq!(shown.clock.quorum, bare.clock.quorum);
@@ -456,6 +461,10 @@ fn the_commented_file_shows_every_key_with_its_true_default() {
         "gateways",
         "flag_file",
         "budget_bytes",
+        "url",
+        "token_file",
+        "least",
+        "every",
         "method",
         "pins",
         "path",

@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &["wire"]),
     ("filter", &["wire"]),
     ("names", &["wire"]),
-    ("config", &["cert", "clock", "names", "upstream", "wire"]),
+    ("config", &["cert", "clock", "health", "names", "upstream", "wire"]),
     ("node", &["cache", "cert", "clock", "filter", "health", "names", "upstream", "wire"]),
     ("drill", &["clock", "health", "node", "upstream"]),
     // Edges. `net` holds the sockets that dns and ntp both serve on.
@@ -40,11 +40,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dns", &["net", "tls"]),
     ("ntp", &["net", "tls"]),
     ("witness", &["net", "tls"]),
-    ("acme", &["net", "tls"]),
-    ("admin", &["net", "tls"]),
+    ("fetch", &["net", "tls"]),
+    ("acme", &["fetch", "net", "tls"]),
+    ("admin", &["fetch", "net", "tls"]),
     // `lab` is the small world of `firstlight try`.
     ("lab", &["dns", "net", "ntp", "tls"]),
-    ("app", &["acme", "admin", "dns", "host", "net", "ntp", "tls", "witness"]),
+    ("app", &["acme", "admin", "dns", "fetch", "host", "net", "ntp", "tls", "witness"]),
     ("cli", &["acme", "admin", "app", "dns", "drill", "host", "lab", "ntp", "tls"]),
     ("main", &["cli"]),
 ];

@@ -5,11 +5,12 @@ use rustls::pki_types::PrivateKeyDer;
 use serde::{Deserialize, Serialize};
 
 use super::certificate::KeyPem;
+use super::client::AcmeHttp;
 use super::fault::{failure, of_error};
-use super::http::Http;
 use super::order::Issuer;
 use super::{Binding, Ca, Failure};
 use crate::cert::Kind;
+use crate::fetch::Http;
 
 /// An account at a CA, as it is kept.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -56,7 +57,7 @@ impl Issuer {
         account: &Account,
         http: &Http,
     ) -> Result<(Account, instant_acme::Account), Failure> {
-        let builder = instant_acme::Account::builder_with_http(Box::new(http.clone()));
+        let builder = instant_acme::Account::builder_with_http(Box::new(AcmeHttp(http.clone())));
         let directory = ca.directory.clone();
         let made = if let Some(Binding { kid, key }) = &ca.binding {
             let wanted = NewAccount {
@@ -92,7 +93,7 @@ impl Issuer {
         url: String,
         http: &Http,
     ) -> Result<instant_acme::Account, Failure> {
-        let builder = instant_acme::Account::builder_with_http(Box::new(http.clone()));
+        let builder = instant_acme::Account::builder_with_http(Box::new(AcmeHttp(http.clone())));
         let key = account.key.pkcs8().map_err(|error| failure(Kind::Garbage, &error))?;
         let opened = builder.from_parts(url, key, ca.directory.clone()).await;
         opened.map_err(|error| of_error(&error, http))

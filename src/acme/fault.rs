@@ -5,8 +5,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 use instant_acme::{Error, Problem};
 
-use super::http::{Http, HttpError};
 use crate::cert::{Failure, Kind};
+use crate::fetch::{Http, HttpError};
 
 /// Characters of what others say that are repeated.
 const WORDS: usize = 400;

@@ -1,15 +1,14 @@
 //! Carries out what [`crate::cert::Lifecycle`] asks for: one order (RFC 8555) at a time, accounts, and
 //! the question for a renewal window (RFC 9773).
 //!
-//! instant-acme speaks the protocol. Connections, names, deadlines and what an answer may cost are
-//! ours: nothing here asks the system's resolver, reads the system's clock, or waits without an end.
+//! instant-acme speaks the protocol, over [`crate::fetch`]: nothing here asks the system's resolver,
+//! reads the system's clock, or waits without an end.
 
 mod account;
 mod certificate;
+mod client;
 mod fault;
-mod http;
 pub mod kept;
-mod network;
 mod order;
 mod publish;
 pub mod secrets;
@@ -25,7 +24,6 @@ use crate::tls::Roots;
 
 pub use account::Account;
 pub use certificate::{Chain, KeyPem};
-pub use network::{Network, Stream, Transport};
 pub use order::{Issuer, Job, Journal, Outcome, Pending};
 pub use publish::{
     AcmeDns, AcmeDnsAccount, DnsUpdate, Hook, Propagation, PublishError, Publisher, Solver,
@@ -60,15 +58,9 @@ impl fmt::Debug for Binding {
     }
 }
 
-/// How long each step may take.
+/// How long each step of an order may take; each of its requests has a deadline besides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Deadlines {
-    /// A connection to one address, its handshakes included.
-    pub connect: Duration,
-    /// The addresses of a name.
-    pub resolve: Duration,
-    /// A request, from before the connection until the last octet of its answer.
-    pub request: Duration,
     /// One record to be published, or withdrawn.
     pub publish: Duration,
     /// Until all published records are seen; the CA is told to look even if they are not.
@@ -82,9 +74,6 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(10),
-            resolve: Duration::from_secs(10),
-            request: Duration::from_secs(30),
             publish: Duration::from_secs(60),
             propagation: Duration::from_secs(120),
             verdict: Duration::from_secs(180),

@@ -15,11 +15,10 @@ use tokio::time::{sleep, timeout};
 use super::account::Account;
 use super::certificate::{self, Chain, KeyPem};
 use super::fault::{failure, of_error, of_verdict, problem_type};
-use super::http::Http;
-use super::network::Transport;
 use super::publish::{self, Propagation, Publisher, Solver, TxtRecord};
-use super::{Ca, Failure};
+use super::{Ca, Deadlines, Failure};
 use crate::cert::Kind;
+use crate::fetch::{Http, Transport};
 use crate::tls::{Challenges, Presented};
 
 /// The first wait for a verdict; each later one is half as long again ...
@@ -31,7 +30,10 @@ const ASKED: Duration = Duration::from_secs(60);
 
 /// Makes orders.
 #[derive(Clone, Debug)]
-pub struct Issuer(Transport);
+pub struct Issuer {
+    transport: Transport,
+    deadlines: Deadlines,
+}
 
 /// An order to be made.
 #[derive(Clone, Copy, Debug)]
@@ -101,12 +103,12 @@ pub struct Outcome {
 impl Issuer {
     /// An issuer that reaches CAs by `transport`.
     #[must_use]
-    pub fn new(transport: Transport) -> Self {
-        Self(transport)
+    pub fn new(transport: Transport, deadlines: Deadlines) -> Self {
+        Self { transport, deadlines }
     }
 
     pub(super) fn transport(&self) -> &Transport {
-        &self.0
+        &self.transport
     }
 
     /// Makes the order `job`, or goes on with the one that is pending. It ends within
@@ -120,12 +122,12 @@ impl Issuer {
             issuer: self,
             job,
             journal,
-            http: Http::new(self.0.clone(), job.ca.roots.clone()),
+            http: Http::new(self.transport.clone(), job.ca.roots.clone()),
             pending: job.pending.clone(),
             presented: Vec::new(),
             accepted: false,
         };
-        let limit = self.0.deadlines.order;
+        let limit = self.deadlines.order;
         let result = timeout(limit, run.order()).await.unwrap_or_else(|_| {
             let detail = format!("the order did not end within {} s", limit.as_secs());
             Err(failure(Kind::Server, &detail))
@@ -354,7 +356,7 @@ impl Run<'_> {
         publisher: &dyn Publisher,
         propagation: &dyn Propagation,
     ) -> Result<(), Failure> {
-        let deadlines = &self.issuer.0.deadlines;
+        let deadlines = &self.issuer.deadlines;
         for record in records {
             if !self.pending.published.contains(record) {
                 self.pending.published.push(record.clone());
@@ -396,7 +398,7 @@ impl Run<'_> {
         let wait = asked.max(patience.pause);
         patience.pause = (patience.pause * 3 / 2).min(LONGEST);
         let Some(left) = patience.left.checked_sub(wait) else {
-            let limit = self.issuer.0.deadlines.verdict;
+            let limit = self.issuer.deadlines.verdict;
             let detail = format!("it came to no end within {} s", limit.as_secs());
             return Err(failure(overdue, &detail));
         };
@@ -410,7 +412,7 @@ impl Run<'_> {
         let pem = order.certificate().await.map_err(|error| self.fault(&error))?;
         let pem = pem.ok_or_else(|| failure(Kind::Garbage, "it gives no certificate out"))?;
         let Pending { ca, names, .. } = &self.pending;
-        certificate::chain(pem, names, &self.key()?, ca, self.issuer.0.client.clock().utc())
+        certificate::chain(pem, names, &self.key()?, ca, self.issuer.transport.client.clock().utc())
     }
 
     fn signing_request(&self) -> Result<Vec<u8>, Failure> {
@@ -448,7 +450,7 @@ impl Run<'_> {
         if self.pending.published.is_empty() {
             return;
         }
-        let limit = self.issuer.0.deadlines.publish;
+        let limit = self.issuer.deadlines.publish;
         let mut left = self.pending.published.clone();
         let all = async {
             for record in &self.pending.published {
@@ -470,7 +472,7 @@ impl Run<'_> {
     }
 
     fn patience(&self) -> Patience {
-        Patience { left: self.issuer.0.deadlines.verdict, pause: FIRST }
+        Patience { left: self.issuer.deadlines.verdict, pause: FIRST }
     }
 
     /// Why the CA does not look: that may be the verdict already.

@@ -3,8 +3,8 @@
 //! What is said about a file that cannot be used never quotes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,8 @@ use serde_json::error::Category;
 
 use super::{AcmeDnsAccount, Binding};
 use crate::config::AcmeBinding;
+use crate::fetch::secret;
 
-/// Octets of a file at most.
-const FILE_MAX: u64 = 64 * 1024;
 /// Bits of a file's mode by which others than its owner and its group can get at it, or the group
 /// can write it.
 const OTHERS: u32 = 0o037;
@@ -120,19 +119,7 @@ pub fn exposure(file: &Path) -> Option<String> {
 }
 
 fn read(file: &Path) -> Result<String, SecretError> {
-    let text = || {
-        // Opening a pipe would wait for somebody to write it.
-        if !fs::metadata(file)?.is_file() {
-            return Err(io::Error::other("this is no file"));
-        }
-        let mut octets = Vec::new();
-        File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut octets)?;
-        if octets.len() as u64 > FILE_MAX {
-            return Err(io::Error::other("longer than 64 KiB"));
-        }
-        String::from_utf8(octets).map_err(|_| io::Error::other("this is no text"))
-    };
-    text().map_err(|source| SecretError::Read { file: file.to_owned(), source })
+    secret(file).map_err(|source| SecretError::Read { file: file.to_owned(), source })
 }
 
 /// The octets of `key`, of which there must be some; `want` says what the file should hold.

@@ -15,6 +15,8 @@ use ca::{Fault, FaultyCa, Quiet, Told};
 use super::*;
 use crate::cert::Kind;
 use crate::clock::UnixTime;
+use crate::fetch::{self, Transport};
+use crate::metered::Purpose;
 use crate::tls::pki::{DAY, FakeClock, Pki, TODAY};
 use crate::tls::{Challenges, Client};
 
@@ -131,7 +133,7 @@ async fn an_order_has_an_end_whatever_its_steps_may_take() {
     let mut lab = Lab::new(&Pki::new(), None);
     lab.ca.tell(|told| told.stuck = Some("processing"));
     let deadlines = Deadlines { order: Duration::from_secs(45), ..Deadlines::default() };
-    lab.issuer = Issuer::new(Transport { deadlines, ..lab.issuer.transport().clone() });
+    lab.issuer = Issuer::new(lab.issuer.transport().clone(), deadlines);
     let begin = now();
 
     let failure = lab.order(&lab.job()).await.result.unwrap_err();
@@ -422,7 +424,8 @@ async fn whoever_is_not_the_ca_or_not_at_this_time_gets_no_request() {
 
     let mut lab = Lab::new(&pki, None);
     let client = Client::new(FakeClock::at(UnixTime::EPOCH)).unwrap();
-    lab.issuer = Issuer::new(Transport { client, ..lab.issuer.transport().clone() });
+    let transport = Transport { client, ..lab.issuer.transport().clone() };
+    lab.issuer = Issuer::new(transport, Deadlines::default());
     let failure = lab.order(&lab.job()).await.result.unwrap_err();
     assert_eq!(failure.kind, Kind::Unreachable);
     assert!(failure.detail.contains("1970-01-01"), "{failure}");
@@ -457,7 +460,8 @@ impl Lab {
         let transport = Transport {
             client: Client::new(FakeClock::at(TODAY)).unwrap(),
             network: Arc::new(ca.clone()),
-            deadlines: Deadlines::default(),
+            deadlines: fetch::Deadlines::default(),
+            purpose: Purpose::Certificates,
         };
         let at = Ca {
             name: "test".to_owned(),
@@ -474,7 +478,7 @@ impl Lab {
         Self {
             ca,
             at,
-            issuer: Issuer::new(transport),
+            issuer: Issuer::new(transport, Deadlines::default()),
             journal,
             publisher,
             solver,

@@ -8,11 +8,11 @@ use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 
 use super::fault::{failure, of_http};
-use super::http::Http;
 use super::order::Issuer;
 use super::{Ca, Failure};
 use crate::cert::{Kind, Window};
 use crate::clock::UnixTime;
+use crate::fetch::Http;
 
 impl Issuer {
     /// Asks `ca` for the renewal window of the certificate `leaf`, and when it wants to be asked

@@ -8,6 +8,7 @@
 pub mod client;
 mod http;
 mod metrics;
+pub mod notify;
 mod part;
 mod policy;
 pub mod report;

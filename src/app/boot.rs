@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::Options;
+use super::issuing::Archive;
 use super::keep::Keeper;
 use super::nts;
 use super::renumber::Addresses;
@@ -57,6 +58,7 @@ pub(super) struct Boot {
     pub(super) origin: String,
     pub(super) state: Arc<StateDir>,
     pub(super) runtime: Arc<StateDir>,
+    archive: OnceLock<Arc<Archive>>,
     pub(super) clock: Arc<MachineClock>,
     pub(super) guess: Guess,
     pub(super) started: Instant,
@@ -134,7 +136,13 @@ impl Boot {
         let addresses = take(state.read_json(ADDRESSES), &mut failures).unwrap_or_default();
         let now = kernel.mono();
         let floor = Floor::new(build_epoch(), saved).at(now);
-        let guess = Guess::new(floor, bounds(&config), kernel.utc());
+        let archive = OnceLock::new();
+        let mut bounds = bounds(&config);
+        if config.acme.is_some() {
+            let kept = archive.get_or_init(|| Arc::new(Archive::open(&state)));
+            bounds.extend(kept.newest().map(|time| (time, "our own certificate".to_owned())));
+        }
+        let guess = Guess::new(floor, bounds, kernel.utc());
         let resumed = take(runtime.read_json(TIME), &mut failures)
             .flatten()
             .and_then(|kept| resume(&kept, config.clock.mode));
@@ -151,6 +159,7 @@ impl Boot {
             info!(by = describe(by), guess = %guess.time, origin = guess.origin, "the machine's clock is moved forward to a guess; it is not trusted");
         }
         let boot = Self {
+            archive,
             in_force: ArcSwap::from_pointee(config.clone()),
             config,
             addresses,
@@ -237,6 +246,11 @@ impl Boot {
     pub(super) fn now(&self) -> Now {
         let mono = self.clock.mono();
         Now { mono, utc: self.clock.utc_at(mono) }
+    }
+
+    /// What is kept of certificate authorities.
+    pub(super) fn archive(&self) -> &Arc<Archive> {
+        self.archive.get_or_init(|| Arc::new(Archive::open(&self.state)))
     }
 
     pub(super) fn keep_floor(&self, floor: SavedFloor) {

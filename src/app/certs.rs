@@ -107,10 +107,23 @@ impl Certs {
         Self { lifecycle, orders, seen: None, told: Vec::new(), upstreams_down: false }
     }
 
+    /// What leaves in plaintext for certificates, for people.
+    pub(super) fn plaintext(&self) -> Option<String> {
+        self.orders.as_ref()?.issuing.plaintext()
+    }
+
     /// Whether no upstream answers. Once one does again, so may a certificate authority.
     pub(super) fn upstreams_are_down(&mut self, down: bool, now: Now) {
         if std::mem::replace(&mut self.upstreams_down, down) && !down {
             self.lifecycle.handle_path_change(now);
+        }
+    }
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
         }
     }
 }
@@ -213,7 +226,9 @@ impl Steward {
         let Some(orders) = &mut self.certs.orders else { return };
         match told {
             Told::Ended(Ended { id, accepted, ending, key }) => {
-                orders.running = None;
+                if self.certs.lifecycle.running().is_some_and(|order| order.id == id) {
+                    orders.running = None;
+                }
                 if let (Ending::Issued(held), Some(key)) = (&ending, key) {
                     info!(
                         serial = held.serial,

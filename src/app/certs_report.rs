@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::certs::UNFIT;
 use super::control::json;
-use super::services::own_addresses;
+use super::identity::own_addresses;
 use super::steward::Steward;
 use crate::admin::report::{self, FALLBACK};
 use crate::admin::{Reason, Response};

@@ -237,7 +237,10 @@ impl Steward {
             local_names: self.config.names.len(),
             counters,
             snapshot: self.services.snapshots.report(),
-            plaintext_exceptions: self.services.recursion.plaintext().into_iter().collect(),
+            plaintext_exceptions: [self.services.recursion.plaintext(), self.certs.plaintext()]
+                .into_iter()
+                .flatten()
+                .collect(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! Carries out what the certificate machine wants: orders, questions for renewal windows, and
 //! accounts ahead of the first order.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use tokio::task::block_in_place;
@@ -14,12 +17,15 @@ use super::services::Services;
 use crate::acme::kept::{Issued, Kept};
 use crate::acme::{
     self, Account, AcmeDns, Ca, Deadlines, DnsUpdate, Hook, Issuer, Job, Journal, Pending,
-    PublishError, Publisher, Solver, Transport, TsigHash, secrets,
+    PublishError, Publisher, Solver, TsigHash, TxtRecord, secrets,
 };
 use crate::cert::{CaId, Ending, Failure, Kind, Order, OrderId, Window};
+use crate::clock::UnixTime;
 use crate::config::{Acme, AcmeCa, AcmeChallenge, AcmeHash};
-use crate::dns::Forward;
+use crate::dns::{BoxFuture, Forward};
+use crate::fetch::{self, Transport};
 use crate::host::state::StateDir;
+use crate::metered::Purpose;
 use crate::node::ports::Clock;
 use crate::tls::{Challenges, Roots};
 
@@ -45,6 +51,11 @@ impl Archive {
         };
         Self { kept: open("acme"), staging: open("acme-staging") }
     }
+
+    /// When the newest certificate begins: a clock below that is wrong.
+    pub(super) fn newest(&self) -> Option<UnixTime> {
+        self.kept.certificates().into_iter().map(|certificate| certificate.held.not_before).max()
+    }
 }
 
 /// Makes orders by one configuration.
@@ -53,9 +64,12 @@ pub(super) struct Issuing {
     acme: Acme,
     archive: Arc<Archive>,
     transport: Transport,
+    deadlines: Deadlines,
     lookout: Arc<Lookout>,
     challenges: Arc<Challenges>,
     clock: Arc<dyn Clock>,
+    /// Messages that left in plaintext.
+    plaintext: Arc<AtomicU64>,
 }
 
 /// What came of an order.
@@ -78,31 +92,59 @@ impl Issuing {
         let origin = Arc::clone(&services.validation) as Arc<dyn Forward>;
         let names = Names::new(Arc::clone(&origin));
         let upstreams = Arc::clone(&services.forwarder);
+        let plaintext = Arc::new(AtomicU64::new(0));
         Self {
             archive: Arc::clone(services.identity.archive()),
             transport: Transport {
                 client: services.client.clone(),
                 network: Arc::new(names),
-                deadlines,
+                deadlines: fetch::Deadlines::default(),
+                purpose: Purpose::Certificates,
             },
-            lookout: Arc::new(Lookout::new(upstreams, origin, acme.authoritative)),
+            deadlines,
+            lookout: Arc::new(Lookout::new(
+                upstreams,
+                origin,
+                acme.authoritative.then(|| Arc::clone(&plaintext)),
+            )),
             challenges: Arc::clone(&services.identity.challenges),
             clock: Arc::clone(&services.clock),
             acme: acme.clone(),
+            plaintext,
         }
+    }
+
+    /// What leaves in plaintext for certificates, for people.
+    pub(super) fn plaintext(&self) -> Option<String> {
+        let count = self.plaintext.load(Ordering::Relaxed);
+        let updated = match &self.acme.challenge {
+            AcmeChallenge::Update { server, .. } => Some(format!("updates to {server}")),
+            AcmeChallenge::AcmeDns { .. } | AcmeChallenge::Hook { .. } | AcmeChallenge::TlsAlpn => {
+                None
+            }
+        };
+        let looked = self.acme.authoritative.then(|| "questions to the zone's servers".to_owned());
+        let ways: Vec<_> = updated.into_iter().chain(looked).collect();
+        (!ways.is_empty()).then(|| {
+            format!(
+                "{} about records for certificates, {count} so far ([acme])",
+                ways.join(" and ")
+            )
+        })
     }
 
     /// Makes `order`; it replaces `leaf`. Without a place on disk for what it needs it is made only
     /// if the matter is `urgent`.
     pub(super) async fn order(
-        self: Arc<Self>,
+        &self,
         order: Order,
         leaf: Option<CertificateDer<'static>>,
         urgent: bool,
     ) -> Ended {
-        let id = order.id;
-        let task = tokio::spawn(async move { self.carry_out(&order, leaf.as_ref(), urgent).await });
-        task.await.unwrap_or_else(|fault| Ended::failed(id, local(&fault)))
+        let carried_out = self.carry_out(&order, leaf.as_ref(), urgent);
+        // A panic is an order that failed: the next one has its time.
+        let ended = AssertUnwindSafe(carried_out).catch_unwind().await;
+        ended.unwrap_or_else(|_| Ended::failed(order.id, local(&"a part of it panicked")))
     }
 
     async fn carry_out(
@@ -144,7 +186,8 @@ impl Issuing {
             solver: &solver,
         };
         let desk = Desk(kept);
-        let outcome = Issuer::new(self.transport.clone()).carry_out(&job, &desk).await;
+        let outcome =
+            Issuer::new(self.transport.clone(), self.deadlines).carry_out(&job, &desk).await;
         let accepted = outcome.accepted;
         let chain = match outcome.result {
             Ok(chain) => chain,
@@ -183,7 +226,7 @@ impl Issuing {
         leaf: &CertificateDer<'_>,
     ) -> Option<(Window, Option<Duration>)> {
         let (_, ca) = block_in_place(|| self.ca(ca, false)).ok()?;
-        let asked = Issuer::new(self.transport.clone()).window(&ca, leaf).await;
+        let asked = Issuer::new(self.transport.clone(), self.deadlines).window(&ca, leaf).await;
         // It can only make a renewal earlier, and is asked for again.
         asked
             .inspect_err(|failure| info!(authority = ca.name, %failure, "no renewal window"))
@@ -194,7 +237,7 @@ impl Issuing {
     /// much else that does not work. Tells what fails, by CA.
     pub(super) async fn register(&self) -> Vec<(String, Failure)> {
         let mut failures = Vec::new();
-        let issuer = Issuer::new(self.transport.clone());
+        let issuer = Issuer::new(self.transport.clone(), self.deadlines);
         for place in 0..self.acme.cas.len() {
             if let Err((name, failure)) = self.register_at(&issuer, place).await {
                 failures.push((name, failure));
@@ -259,8 +302,10 @@ impl Issuing {
                     AcmeHash::Sha512 => TsigHash::Sha512,
                 };
                 let clock = Arc::clone(&self.clock);
-                DnsUpdate::new(*server, zone, (key_name, hash, &key), clock)
-                    .map(|update| Arc::new(update) as Arc<dyn Publisher>)
+                DnsUpdate::new(*server, zone, (key_name, hash, &key), clock).map(|update| {
+                    let counted = Counted { update, count: Arc::clone(&self.plaintext) };
+                    Arc::new(counted) as Arc<dyn Publisher>
+                })
             }
         };
         let publisher = publisher.map_err(|error| local(&error))?;
@@ -285,6 +330,25 @@ impl Journal for Desk<'_> {
 
     fn pending(&self, pending: &Pending) {
         block_in_place(|| self.0.pending(pending));
+    }
+}
+
+/// Counts updates: they go in plaintext, though signed.
+#[derive(Debug)]
+struct Counted {
+    update: DnsUpdate,
+    count: Arc<AtomicU64>,
+}
+
+impl Publisher for Counted {
+    fn present<'a>(&'a self, record: &'a TxtRecord) -> BoxFuture<'a, Result<(), PublishError>> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.update.present(record)
+    }
+
+    fn withdraw<'a>(&'a self, record: &'a TxtRecord) -> BoxFuture<'a, Result<(), PublishError>> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.update.withdraw(record)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -14,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::services::Upstreams;
-use crate::acme::{Network, Propagation, TxtRecord};
+use crate::acme::{Propagation, TxtRecord};
 use crate::dns::{BoxFuture, Forward, Forwarder};
+use crate::fetch::Network;
 use crate::upstream::EndpointId;
 
 /// Addresses of a name at most.
@@ -93,21 +95,24 @@ pub(super) struct Lookout {
     upstreams: Arc<Upstreams>,
     /// Asks whoever is responsible, without upstreams.
     origin: Arc<dyn Forward>,
-    authoritative: bool,
+    /// Counts questions to the zone's servers, if they may be asked.
+    authoritative: Option<Arc<AtomicU64>>,
 }
 
 impl Lookout {
     pub(super) fn new(
         upstreams: Arc<Upstreams>,
         origin: Arc<dyn Forward>,
-        authoritative: bool,
+        authoritative: Option<Arc<AtomicU64>>,
     ) -> Self {
         Self { upstreams, origin, authoritative }
     }
 
     async fn look(&self, record: &TxtRecord) -> bool {
         let Ok(name) = HickoryName::from_ascii(&record.name) else { return false };
-        if self.authoritative && !self.at_the_zone(&name, &record.value).await {
+        if let Some(count) = &self.authoritative
+            && !self.at_the_zone(&name, &record.value, count).await
+        {
             return false;
         }
         let Some(query) = question(&name, RecordType::TXT) else { return false };
@@ -128,7 +133,7 @@ impl Lookout {
     }
 
     /// Whether every server of the zone of `name` has it, or of the zone that it is an alias into.
-    async fn at_the_zone(&self, name: &HickoryName, value: &str) -> bool {
+    async fn at_the_zone(&self, name: &HickoryName, value: &str, count: &AtomicU64) -> bool {
         let mut zone = name.clone();
         let servers = loop {
             let servers = self.servers(&zone).await;
@@ -137,7 +142,10 @@ impl Lookout {
             }
             zone = zone.base_name();
         };
-        let asked = servers.into_iter().map(|server| in_plaintext(server, name));
+        let asked = servers.into_iter().map(|server| {
+            count.fetch_add(1, Ordering::Relaxed);
+            in_plaintext(server, name)
+        });
         let answers = join_all(asked).await;
         // One of them being down keeps no CA from its verdict.
         let heard: Vec<_> = answers.into_iter().flatten().collect();

@@ -1,20 +1,17 @@
 //! The sockets and what stands behind them: DNS listeners, the answer path, upstreams, NTP, TLS.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use rustls::ServerConfig;
-use rustls::sign::CertifiedKey;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::boot::Boot;
-use super::certs::policy;
-use super::issuing::Archive;
+use super::identity::{Identity, own_addresses};
 use super::recursion::Recursion;
 use super::snapshot::Snapshots;
 use super::steward::Message;
@@ -22,35 +19,24 @@ use super::supervise::keep;
 use super::validation::Validation;
 use crate::admin::MonitoringListen;
 use crate::cache::Cache;
-use crate::cert::Lifecycle;
-use crate::clock::{CertDates, Now, NtpStatus, TimeTrust, UnixTime};
+use crate::clock::{CertDates, NtpStatus, TimeTrust};
 use crate::config::{Config, Upstream};
 use crate::dns::answer::{AnswerSettings, Answerer};
-use crate::dns::listen::{ALPN_DOH, ALPN_DOQ, ALPN_DOT, Limits, Listeners, Places, Tls};
+use crate::dns::listen::{Limits, Listeners, Places};
 use crate::dns::{
     BoxFuture, Forward, ForwardError, ForwardEvent, Forwarded, Forwarder, Refused, Settled,
 };
-use crate::host::state::StateDir;
-use crate::net::bind::{local_addresses, local_networks};
+use crate::net::bind::local_networks;
 use crate::net::{Clients, DatagramListen, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::Clock;
 use crate::ntp::keys::Keys;
-use crate::ntp::nts;
 use crate::ntp::nts::cookies::CookieKeys;
 use crate::ntp::nts::serve::{KeyExchange, KeyExchangeListen};
 use crate::ntp::server::{TimeServer, rate};
 use crate::ntp::wire::reference_id;
-use crate::tls::{
-    self, CertStore, Challenges, FallbackCa, KeyVault, server_config, server_config_of_tls13,
-};
+use crate::tls;
 use crate::upstream::Pool;
-use crate::wire::Name;
-
-/// The file in the state directory that clients of the fallback certificate install.
-const CA_FILE: &str = "fallback-ca.pem";
-/// The value in the state directory that holds the fallback authority's key.
-const CA_KEY: &str = "fallback-ca";
 
 /// Everything that answers.
 #[derive(Debug)]
@@ -108,7 +94,7 @@ impl Services {
             runtime.clone(),
         ));
 
-        let identity = Arc::new(Identity::new(config, &boot.state, &clock));
+        let identity = Arc::new(Identity::new(config, boot));
         // Local names first: what takes keys, roots and a disk comes once sockets answer.
         let listeners = Listeners::open(
             &Places::from(config),
@@ -130,13 +116,13 @@ impl Services {
         ntp_server.set_cookie_keys(Arc::new(cookie_keys(boot)));
         let (shown, cookies) = (Arc::clone(&identity), Arc::clone(&ntp_server));
         let exchange = KeyExchange::new(
-            Arc::new(move || Arc::clone(&shown.served().load().nts)),
+            Arc::new(move || shown.nts()),
             move || cookies.cookie_keys(),
             runtime.clone(),
         );
         set_ntp_port(&exchange, config);
         let nts = KeepOpen::start(KeyExchangeListen(exchange), &config.nts.listen, &runtime);
-        identity.served();
+        identity.make();
         let (upstreams, reports) =
             Forwarder::new(asked(config), client.clone(), trust.trust(now.mono));
         forwarder.replace(upstreams);
@@ -365,221 +351,6 @@ impl Forward for Upstreams {
     fn forward(&self, query: Vec<u8>) -> BoxFuture<'_, Result<Forwarded, ForwardError>> {
         Box::pin(async move { self.await_one().await.forward(query).await })
     }
-}
-
-/// Our own certificate, and the TLS configurations that show it.
-///
-/// Made when it is first needed: whoever shakes hands before that waits for it.
-#[derive(Debug)]
-pub(super) struct Identity {
-    served: OnceLock<ArcSwap<Identified>>,
-    config: Config,
-    state: Arc<StateDir>,
-    clock: Arc<dyn Clock>,
-    /// What certificate authorities look for on the DoH port.
-    pub(super) challenges: Arc<Challenges>,
-    archive: OnceLock<Arc<Archive>>,
-}
-
-#[derive(Debug)]
-struct Identified {
-    store: Arc<CertStore>,
-    dot: Arc<ServerConfig>,
-    doh: Arc<ServerConfig>,
-    doq: Arc<ServerConfig>,
-    nts: Arc<ServerConfig>,
-    /// Made when it is first needed.
-    fallback: OnceLock<Arc<FallbackCa>>,
-    name: Name,
-}
-
-impl Identity {
-    fn new(config: &Config, state: &Arc<StateDir>, clock: &Arc<dyn Clock>) -> Self {
-        let (config, state, clock) = (config.clone(), Arc::clone(state), Arc::clone(clock));
-        let challenges = Challenges::new(Arc::clone(&clock));
-        Self { served: OnceLock::new(), config, state, clock, challenges, archive: OnceLock::new() }
-    }
-
-    /// What is kept of certificate authorities.
-    pub(super) fn archive(&self) -> &Arc<Archive> {
-        self.archive.get_or_init(|| Arc::new(Archive::open(&self.state)))
-    }
-
-    /// The best certificate that was ordered, if any are.
-    fn ordered(&self, config: &Config) -> Option<Arc<CertifiedKey>> {
-        config.acme.as_ref()?;
-        let certificates = self.archive().kept.certificates();
-        let mono = self.clock.mono();
-        let now = Now { mono, utc: self.clock.utc_at(mono) };
-        let held = certificates.iter().map(|certificate| certificate.held.clone()).collect();
-        let best = Lifecycle::new(policy(config, 0), held, None, now);
-        let best = best.in_service()?;
-        let found = certificates.into_iter().find(|it| it.held.serial == best.serial)?;
-        Some(found.key)
-    }
-
-    fn served(&self) -> &ArcSwap<Identified> {
-        let make = || Identified::new(&self.config, self, None);
-        self.served.get_or_init(|| ArcSwap::from_pointee(make()))
-    }
-
-    fn replace(&self, config: &Config) {
-        let before = self.store();
-        let made = Identified::new(config, self, Some(&before));
-        self.served().store(Arc::new(made));
-    }
-
-    /// Signs the fallback certificate again, with dates around `now`.
-    pub(super) fn renew_fallback(&self, now: UnixTime) {
-        let served = self.served().load();
-        if let Some(authority) = served.fallback.get() {
-            match authority.issue(&served.name, &own_addresses(), now) {
-                Ok(leaf) => served.store.set_fallback(leaf),
-                Err(error) => warn!(%error, "the fallback certificate keeps its dates"),
-            }
-        }
-    }
-
-    /// Where the certificate that clients are shown comes from.
-    pub(super) fn store(&self) -> Arc<CertStore> {
-        Arc::clone(&self.served().load().store)
-    }
-
-    /// The local authority, which is made if there is none. `None`, and in the log why, if it cannot be.
-    pub(super) fn authority(&self) -> Option<Arc<FallbackCa>> {
-        let served = self.served().load();
-        let present = served.fallback.get().cloned();
-        let authority =
-            present.or_else(|| open_fallback(&served.name, &self.state).map(Arc::new))?;
-        Some(Arc::clone(served.fallback.get_or_init(|| authority)))
-    }
-
-    fn present(self: &Arc<Self>) -> Tls {
-        let [dot, doh, doq] = [(); 3].map(|()| Arc::clone(self));
-        Tls {
-            dot: Arc::new(move || Arc::clone(&dot.served().load().dot)),
-            doh: Arc::new(move || Arc::clone(&doh.served().load().doh)),
-            doq: Arc::new(move || Arc::clone(&doq.served().load().doq)),
-            challenges: Arc::clone(&self.challenges),
-        }
-    }
-
-    /// Takes over certificate files whenever they change.
-    async fn watch(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let store = self.store();
-            let event = tokio::task::spawn_blocking(move || store.poll()).await;
-            if let Ok(Some(event)) = event {
-                event.log();
-            }
-        }
-    }
-
-    /// Takes them over at once, if they have changed.
-    fn look_at_files(&self) {
-        if let Some(event) = self.store().poll() {
-            event.log();
-        }
-    }
-}
-
-impl Identified {
-    fn new(config: &Config, identity: &Identity, before: Option<&CertStore>) -> Self {
-        let Identity { state, clock, .. } = identity;
-        let name = config.tls.name.clone();
-        let store = CertStore::of(&config.tls);
-        if let Some(before) = before.filter(|_| config.tls.files.is_some() || config.acme.is_some())
-        {
-            store.succeed(before, &name);
-        }
-        if let Some(key) = identity.ordered(config) {
-            store.set_issued(key);
-        }
-        if let Some(event) = store.poll() {
-            event.log();
-        }
-        // Making keys takes time that a boot does not have, unless clients are to see them.
-        let fallback = OnceLock::new();
-        if store.own().is_none()
-            && let Some(authority) = open_fallback(&name, state)
-        {
-            fallback.get_or_init(|| Arc::new(authority));
-        }
-        let leaf =
-            fallback.get().map(|authority| authority.issue(&name, &own_addresses(), clock.utc()));
-        match leaf {
-            Some(Ok(leaf)) => store.set_fallback(leaf),
-            Some(Err(error)) => {
-                error!(%error, "no fallback certificate: DoT, DoH and DoQ need another one");
-            }
-            None => {}
-        }
-        let make = |alpn| match server_config(Arc::clone(&store), Arc::clone(clock), alpn) {
-            Ok(config) => config,
-            Err(error) => unreachable!("ring supports TLS 1.2 and 1.3: {error}"),
-        };
-        let [dot, doh, doq] = [ALPN_DOT, ALPN_DOH, ALPN_DOQ].map(make);
-        let nts = match server_config_of_tls13(Arc::clone(&store), Arc::clone(clock), &[nts::ALPN])
-        {
-            Ok(config) => config,
-            Err(error) => unreachable!("ring supports TLS 1.3: {error}"),
-        };
-        Self { store, dot, doh, doq, nts, fallback, name }
-    }
-}
-
-/// The authority for `name` and its local domain; its certificate is put where clients can get it.
-fn open_fallback(name: &Name, state: &StateDir) -> Option<FallbackCa> {
-    let local = name.parent().filter(is_local);
-    let zones: Vec<Name> = std::iter::once(name.clone()).chain(local).collect();
-    let authority = FallbackCa::open(&Vault(state), &zones)
-        .inspect_err(|error| error!(%error, "no fallback certificate: DoT, DoH and DoQ need files"))
-        .ok()?;
-    let file = state.path().join(CA_FILE);
-    let present = std::fs::read_to_string(&file).unwrap_or_default();
-    if present != authority.certificate_pem()
-        && let Err(error) = std::fs::write(&file, authority.certificate_pem())
-    {
-        warn!(%error, file = %file.display(), "clients cannot be given the fallback authority's certificate");
-    }
-    Some(authority)
-}
-
-/// Whether `zone` is a domain that exists in homes only, and belongs to no registry.
-fn is_local(zone: &Name) -> bool {
-    const ENDS: &[&str] =
-        &["home", "home.arpa", "internal", "intranet", "lan", "localdomain", "private", "test"];
-    ENDS.iter().filter_map(|end| end.parse().ok()).any(|end: Name| zone.is_within(&end))
-}
-
-/// The fallback authority's key in the state directory.
-struct Vault<'s>(&'s StateDir);
-
-impl KeyVault for Vault<'_> {
-    fn load(&self) -> std::io::Result<Option<Vec<u8>>> {
-        self.0.read(CA_KEY).map_err(std::io::Error::other)
-    }
-
-    fn store(&self, octets: &[u8]) -> std::io::Result<()> {
-        self.0.write(CA_KEY, octets).map_err(std::io::Error::other)
-    }
-}
-
-/// The addresses clients may know this machine by.
-pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let any = [
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    ];
-    let mut found: Vec<_> = any
-        .into_iter()
-        .flat_map(|wildcard| local_addresses(wildcard).unwrap_or_default())
-        .map(|address| address.ip())
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    found
 }
 
 /// What an event of the forwarder means to the node.

@@ -16,10 +16,12 @@ use super::changes::Changes;
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
+use super::notices::{Recipients, Sent};
 use super::nts::{self, NtsSources};
 use super::pools::Pools;
 use super::refclocks::RefClocks;
 use super::renumber::Addresses;
+use super::self_probe::SelfProbe;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
@@ -90,6 +92,10 @@ pub(super) enum Message {
     },
     /// Where named upstreams and sources are found.
     Found(Addresses),
+    /// Shook hands with our own ports; what is wrong with them.
+    Probed(Option<String>),
+    /// Somebody was told of a condition, or was not.
+    Sent(Sent),
     /// Read the configuration again.
     Reload(Option<oneshot::Sender<Response>>),
     /// Keep what is to be kept, and end.
@@ -124,6 +130,8 @@ pub(super) struct Steward {
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
     pub(super) certs: Certs,
+    pub(super) recipients: Recipients,
+    pub(super) self_probe: SelfProbe,
     pub(super) nts: NtsSources,
     pub(super) pools: Pools,
     pub(super) filter: Filter,
@@ -171,6 +179,8 @@ impl Steward {
             refclocks: None,
             leap_file: LeapFile::default(),
             certs: Certs::new(&read, &services, now),
+            recipients: Recipients::default(),
+            self_probe: SelfProbe::new(now.mono),
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
@@ -255,6 +265,7 @@ impl Steward {
                 self.services.recursion.renew();
                 self.feed(Input::PathChanged);
                 self.certs.lifecycle.handle_path_change(self.boot.now());
+                self.retry_notices();
                 self.look_at_uplink(self.boot.clock.mono());
             }
             Message::Past(bound) => self.guess_at_least(bound),
@@ -270,12 +281,14 @@ impl Steward {
                     self.apply(self.read.clone());
                 }
             }
+            Message::Probed(wrong) => self.judge_own_ports(wrong),
             Message::Reload(reply) => {
                 let response = self.reload();
                 if let Some(reply) = reply {
                     let _ = reply.send(response);
                 }
             }
+            Message::Sent(sent) => self.hear_of_notice(sent),
             Message::Stop => {}
         }
     }
@@ -404,7 +417,9 @@ impl Steward {
         self.report_refclocks();
         self.look_at_leap_file(now);
         self.look_at_certificate();
+        self.look_at_own_ports(now);
         self.look_at_uplink(now);
+        self.look_at_notices(now);
         self.look_at_pools(now);
         let verified = self.trust.is_some_and(|trust| trust.verified);
         if verified && !self.node.health().holds(CONTRADICTED) {
@@ -576,6 +591,7 @@ impl Steward {
             self.listen_to_refclocks();
             self.read_leap_file();
         }
+        self.self_probe.soon(now.mono);
         self.boot.in_force.store(Arc::new(read.clone()));
         self.read = read;
     }

@@ -111,13 +111,17 @@ impl Lifecycle {
         Some(magnitude(held.not_after.since(now.utc).max(0)))
     }
 
-    /// Whether less than half is left of what a certificate has to spare at its renewal, or there
-    /// is no certificate.
+    /// Whether no more than half is left of what a certificate has to spare at its renewal, or
+    /// there is no certificate.
     #[must_use]
     pub fn is_urgent(&self, now: Now) -> bool {
-        let Some(held) = self.in_service() else { return true };
-        let spare = self.policy.spare(held).min(self.policy.survive);
-        self.remaining(now).is_some_and(|remaining| remaining < spare / 2)
+        self.in_service().is_none() || self.urgent_in(now).is_some_and(|wait| wait.is_zero())
+    }
+
+    /// How long until that is so of the certificate in service; `None` unless the clock is verified.
+    pub(super) fn urgent_in(&self, now: Now) -> Option<Duration> {
+        let spare = self.policy.spare(self.in_service()?).min(self.policy.survive);
+        Some(self.remaining(now)?.saturating_sub(spare / 2))
     }
 
     /// The CA whose turn it is, and whether it is to be asked at its staging directory.

@@ -35,7 +35,8 @@ pub enum Kind {
     },
     /// `caa`, `rejectedIdentifier`, `unsupportedIdentifier`: only a person can help. After a day.
     Refused,
-    /// What an order needs on this machine is not there: a key file, space on a disk. Like no answer.
+    /// What an order needs on this machine is not there: a key file, space on a disk. Like no
+    /// answer, and when time begins to run out.
     Local,
     /// A 5xx status, or `serverInternal`. After 1, 2, 4 min, up to an hour.
     Server,
@@ -161,6 +162,11 @@ impl Ladder {
     pub(super) fn reset(&mut self, by: Instant) {
         self.steps = 0;
         self.nonces = 0;
+        self.try_by(by);
+    }
+
+    /// The wait that a failure caused ends then, if it would not before.
+    pub(super) fn try_by(&mut self, by: Instant) {
         self.next = self.next.map(|next| next.min(by));
     }
 

@@ -470,6 +470,11 @@ impl Lifecycle {
             self.last_failure = Some(format!("{}: {failure}", self.policy.cas[ca].name));
         }
         self.ladders[ca].handle_failure(kind, seed, salt, now.mono);
+        let urgent = self.urgent_in(now).filter(|wait| kind == Kind::Local && !wait.is_zero());
+        if let Some(wait) = urgent {
+            // What is too much of a risk before is not then.
+            self.ladders[ca].try_by(now.mono + wait);
+        }
     }
 
     /// What the guard counts a certificate by.

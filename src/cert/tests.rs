@@ -177,6 +177,25 @@ fn each_class_of_failure_has_its_own_pace_and_none_gives_up() {
 }
 
 #[test]
+fn what_cannot_be_done_here_is_tried_again_when_time_runs_out() {
+    let (mut machine, mut now) = machine(1);
+    machine.handle_held(vec![held("01", now.utc, HOUR)], now);
+    let mut tried = Vec::new();
+    while tried.len() < 7 {
+        let order = next_order(&mut machine, &mut now);
+        tried.push((magnitude(now.utc.since(NOON)).as_secs() / 60, machine.is_urgent(now)));
+        now = later(now, Duration::from_secs(1));
+        let failure = Failure { kind: Kind::Local, detail: String::new() };
+        machine.handle_ending(order.id, false, Ending::Failed(failure), now);
+    }
+
+    // Due at 20 min at the latest, and with less than 20 min left there is no time to lose.
+    let urgent = tried.iter().position(|(_, urgent)| *urgent).unwrap();
+    assert_eq!(tried[urgent], (40, true), "{tried:?}");
+    assert!(tried[0].0 <= 20 && tried[urgent - 1].0 < 40 && tried[urgent + 1].0 > 40, "{tried:?}");
+}
+
+#[test]
 fn an_order_that_never_ends_is_given_up_and_its_late_certificate_is_taken() {
     let (mut machine, mut now) = machine(1);
     machine.handle_timeout(now);

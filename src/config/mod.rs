@@ -1,6 +1,7 @@
 //! The configuration: TOML text in, a [`Config`] or a report of every mistake out (pure).
 
 mod acme;
+mod notify;
 mod parse;
 mod report;
 mod rules;
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-pub use acme::{Acme, AcmeBinding, AcmeCa, AcmeChallenge, AcmeHash};
+pub use acme::{Acme, AcmeBinding, AcmeCa, AcmeChallenge, AcmeHash, HOME_DOMAINS};
+pub use notify::{Notify, NotifyKind};
 pub use report::{Problem, Report, Severity, Span};
 pub use tree::Places;
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub metered: Metered,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[[notify]]`, in order of the file.
+    pub notify: Vec<Notify>,
     /// `[control]`
     pub control: Control,
     /// `[log]`

@@ -13,7 +13,8 @@ use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
     Metered, Method, Metrics, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
-    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, rules, value,
+    RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, notify,
+    rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
@@ -136,6 +137,7 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
                 .texts("listen", value::listener)
                 .unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))]),
         }),
+        notify: root.tables("notify", |table| notify::read(table, file)),
         control: root.table("control", |table| read_control(table, file)),
         log: root.table("log", |table| Log {
             json: table.choice("format", &[("text", false), ("json", true)]).unwrap_or(false),

@@ -1,7 +1,11 @@
 //! Named conditions of the appliance, in words for a person (pure).
 
+mod notices;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
+
+pub use notices::{Notice, Notices};
 
 /// How bad a condition is, by who must act.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, serde::Serialize)]

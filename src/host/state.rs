@@ -205,17 +205,7 @@ impl StateDir {
 
     fn prepare(&self) -> Result<(), StateError> {
         let failed = |doing, error| StateError::io(doing, &self.path, error);
-        if !self.path.is_dir() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.path)
-                .map_err(|error| failed("create", error))?;
-            if let Some(parent) = self.path.parent() {
-                // Not every parent may be opened by us; then its own flushing must do.
-                drop(File::open(parent).and_then(|parent| parent.sync_all()));
-            }
-        }
+        self.create()?;
         let _lock = self.lock()?;
         for entry in fs::read_dir(&self.path).map_err(|error| failed("list", error))? {
             let entry = entry.map_err(|error| failed("list", error))?;
@@ -233,11 +223,26 @@ impl StateDir {
         fs::remove_file(&probe).map_err(|error| StateError::io("remove", &probe, error))
     }
 
+    fn create(&self) -> Result<(), StateError> {
+        if self.path.is_dir() {
+            return Ok(());
+        }
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        created.map_err(|error| StateError::io("create", &self.path, error))?;
+        if let Some(parent) = self.path.parent() {
+            // Not every parent may be opened by us; then its own flushing must do.
+            drop(File::open(parent).and_then(|parent| parent.sync_all()));
+        }
+        Ok(())
+    }
+
     fn replace<T>(
         &self,
         path: &Path,
         fill: impl FnOnce(&mut File) -> io::Result<T>,
     ) -> Result<T, StateError> {
+        // There may have been no space for it at the start.
+        self.create()?;
         let directory = self.lock()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let unfinished = self.path.join(format!(".{name}{UNFINISHED}"));
@@ -495,8 +500,8 @@ mod tests {
         assert_eq!(state.read("floor").unwrap().unwrap(), b"one");
 
         fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
         state.write("floor", b"two").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(StateDir::open(&path).0.read("floor").unwrap().unwrap(), b"two");
     }
 

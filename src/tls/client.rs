@@ -75,6 +75,11 @@ impl Client {
         configured(self.tls13.clone(), verifier, alpn)
     }
 
+    /// What every configuration begins as: its verifier is yet to be set.
+    pub(super) fn template(&self) -> ClientConfig {
+        self.template.clone()
+    }
+
     /// The clock that decides over dates.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {

@@ -9,6 +9,7 @@ mod pair;
 #[cfg(test)]
 pub(crate) mod pki;
 mod roots;
+mod shown;
 mod store;
 mod verify;
 
@@ -28,6 +29,7 @@ pub use client::Client;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use pair::{Misfit, certified, held, issuer};
 pub use roots::{PinError, Roots, RootsError};
+pub use shown::shown;
 pub use store::{
     CertStore, Origin, PairError, Served, StoreEvent, server_config, server_config_of_tls13,
 };

@@ -152,6 +152,12 @@ impl CertStore {
         self.shown.load().as_ref().map(|shown| Served::of(&shown.key))
     }
 
+    /// The leaf that clients are shown; `None` if there is no certificate at all.
+    #[must_use]
+    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.shown.load().as_ref().and_then(|shown| shown.key.cert.first().cloned())
+    }
+
     /// What is being served, if it is not the fallback.
     #[must_use]
     pub fn own(&self) -> Option<Arc<CertifiedKey>> {
@@ -239,10 +245,8 @@ impl StoreEvent {
                 not_after = %served.validity.map_or_else(Default::default, |v| v.not_after),
                 "serving the certificate from the files"
             ),
-            Self::Unfit(error) => tracing::warn!(
-                %error,
-                "the certificate files are left alone; the certificate served before still is"
-            ),
+            // The condition `certificate-files` tells people, with what is served in their place.
+            Self::Unfit(error) => tracing::debug!(%error, "the certificate files are left alone"),
         }
     }
 }

@@ -275,7 +275,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
+pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
 }
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use caps::{CapSet, Capability};
 use firstlight::acme::{
-    AcmeDns, AcmeDnsAccount, Binding, DnsUpdate, Hook, Issuer, Job, Pending, PublishError,
-    Publisher, TsigHash, TxtRecord,
+    AcmeDns, AcmeDnsAccount, Binding, Deadlines, DnsUpdate, Hook, Issuer, Job, Pending,
+    PublishError, Publisher, TsigHash, TxtRecord,
 };
 use firstlight::cert::{Failure, Kind};
 use firstlight::metered::Purpose;
@@ -81,7 +81,7 @@ fn updates() {
     let transport = pebble.transport(&lab);
     let outcome = run(async {
         let job = Job { solver: &solver, ..pebble.job(&pending) };
-        Issuer::new(transport.clone()).carry_out(&job, &diary).await
+        Issuer::new(transport.clone(), Deadlines::default()).carry_out(&job, &diary).await
     });
     // It is counted, and small enough for any link.
     let octets = transport.client.meter().read()[Purpose::Certificates as usize];

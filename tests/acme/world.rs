@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use firstlight::acme::{
-    Account, Ca, Deadlines, DnsUpdate, Issuer, Job, Journal, Network, Pending, Propagation,
-    PublishError, Publisher, Solver, Transport, TsigHash, TxtRecord,
+    Account, Ca, Deadlines, DnsUpdate, Issuer, Job, Journal, Pending, Propagation, PublishError,
+    Publisher, Solver, TsigHash, TxtRecord,
 };
 use firstlight::clock::UnixTime;
+use firstlight::fetch::{self, Network, Transport};
 use firstlight::host::kernel::{KernelClock, OsClock as _};
+use firstlight::metered::Purpose;
 use firstlight::node::ports::Clock;
 use firstlight::tls::{Client, Roots};
 use futures_util::future::BoxFuture;
@@ -244,12 +246,13 @@ impl Pebble {
         Transport {
             client: Client::new(Arc::new(Machine::default())).unwrap(),
             network: Arc::new(Hosts(hosts)),
-            deadlines: Deadlines::default(),
+            deadlines: fetch::Deadlines::default(),
+            purpose: Purpose::Certificates,
         }
     }
 
     pub(crate) fn issuer(&self, lab: &Lab) -> Issuer {
-        Issuer::new(self.transport(lab))
+        Issuer::new(self.transport(lab), Deadlines::default())
     }
 
     /// An order for `names` that has yet to be placed.

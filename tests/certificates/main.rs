@@ -20,6 +20,11 @@ const TO_1970: Nanos = UnixTime::EPOCH.since(NOON);
 #[test]
 fn a_boot_in_1970_with_a_certificate_renews_it_at_its_time_once_the_clock_is_right() {
     let mut world = World::unverified(1, DAY * 45, DAY * 10, 1, TO_1970);
+    // rustls-acme reckons once, by the clock of this moment, how long to sleep on the monotonic
+    // clock: until a third of the life is left.
+    let held = world.machine.in_service().unwrap();
+    let third = held.not_after.since(held.not_before) / 3;
+    let sleep = held.not_after.offset(-third).since(world.now().utc);
     let due = world.machine.next(world.now()).unwrap();
     assert_eq!((due.why, due.hold), (Why::Schedule, Some(Hold::Unverified)));
     world.run(HOUR * 5);
@@ -36,6 +41,9 @@ fn a_boot_in_1970_with_a_certificate_renews_it_at_its_time_once_the_clock_is_rig
     let late = (NOON + *at).since(due.due);
     assert!(late >= 0 && late < nanos(SECOND), "{late}");
     assert_eq!(world.served.len(), 1);
+    // It was renewed 17 days after the boot, with more than a third of its life left; the sleep
+    // would have lasted 56 years.
+    assert!(*at < DAY * 18 && magnitude(sleep) > DAY * 365 * 50, "{at:?}, {sleep} ns");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! may come between.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod full;
+mod killed;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod rig;
@@ -12,15 +14,19 @@ mod world;
 use std::time::Duration;
 
 use lab::{eventually, find, live_by_the_machine_s_clock, needing};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use rig::Rig;
 
 fn main() {
     live_by_the_machine_s_clock();
     let missing = ["knotd", "unbound", "curl"].into_iter().find(|program| find(program).is_none());
     let program = missing.unwrap_or("pebble");
-    let trials: Vec<Trial> =
-        vec![needing(program, "a_whole_life_in_seconds_and_no_handshake_fails", whole_life)];
+    let trials = vec![
+        needing(program, "a_whole_life_in_seconds_and_no_handshake_fails", whole_life),
+        needing(program, "killed_at_each_step_it_goes_on_where_it_was", killed::at_each_step),
+        full::mounting(needing(program, "renewals_need_no_space", full::before_a_renewal)),
+        full::mounting(needing(program, "a_first_order_needs_no_space", full::from_the_very_start)),
+    ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
@@ -33,6 +39,11 @@ fn whole_life() {
     let lived =
         eventually(Duration::from_secs(120), || (client.serials().len() >= 5).then_some(()));
     assert!(lived.is_some(), "{:?}\n{}", client.serials(), daemon.log());
+
+    // What is signed, but not encrypted, is said and counted.
+    let plaintext = daemon.status().dns.plaintext_exceptions;
+    assert!(plaintext[0].starts_with("updates to 127."), "{plaintext:?}");
+    assert!(!plaintext[0].contains(", 0 so far"), "{plaintext:?}");
 
     let (shaken, failures) = client.stop();
     assert_eq!(failures, Vec::<String>::new(), "{}", daemon.log());

@@ -28,9 +28,9 @@ const EACH: Duration = Duration::from_millis(200);
 /// All that a daemon needs that orders its certificate by signed updates.
 pub(crate) struct Rig {
     pub(crate) lab: Lab,
+    pub(crate) knot: Knot,
     pub(crate) pebble: Pebble,
     config: String,
-    _knot: Knot,
     _wan: Wan,
     _resolvers: [Resolver; 2],
 }
@@ -70,7 +70,7 @@ impl Rig {
         let setup = setup.upstream(&resolvers[0], "quad9").upstream(&resolvers[1], "cloudflare");
         let text = std::fs::read_to_string(setup.write()).unwrap();
         let config = text.replace("dns.home.lan", NAME) + &config;
-        Self { lab, pebble, config, _knot: knot, _wan: wan, _resolvers: resolvers }
+        Self { lab, pebble, config, knot, _wan: wan, _resolvers: resolvers }
     }
 
     /// A daemon whose clock starts in 1970.

@@ -12,8 +12,7 @@ use serde::Serialize;
 
 use super::{PublishError, Publisher, TxtRecord};
 use crate::acme::fault::words;
-use crate::acme::http::Http;
-use crate::acme::network::Transport;
+use crate::fetch::{Http, Transport};
 use crate::tls::Roots;
 
 /// An account as acme-dns gives it out when asked to register one.

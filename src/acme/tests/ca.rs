@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::acme::{Network, Stream};
+use crate::fetch::{Network, Stream};
 use crate::tls::Challenges;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -39,7 +39,8 @@ const KNOWN: &[Known] = &[
     Known {
         name: "google",
         directory: "https://dv.acme-v02.api.pki.goog/directory",
-        staging: Some("https://dv.acme-v02.test-api.pki.goog/directory"),
+        // Its test directory takes bindings of its own alone.
+        staging: None,
         profile: None,
         binding: Some("https://cloud.google.com/certificate-manager/docs/public-ca-tutorial"),
         terms: "https://pki.goog/GTS-SA.pdf",

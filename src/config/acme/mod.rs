@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) use read::read;
+pub use rules::HOME_DOMAINS;
 pub(super) use rules::check;
 
 use crate::cert::Limits;

@@ -8,7 +8,7 @@ use crate::wire::Name;
 
 /// Domains in which no public CA issues: they belong to no registry, or to homes (RFC 6761, RFC 6762,
 /// RFC 7686, RFC 8375).
-const LOCAL: &[&str] = &[
+pub const HOME_DOMAINS: &[&str] = &[
     "corp",
     "home",
     "home.arpa",
@@ -122,7 +122,7 @@ fn names_are_public(acme: &Acme, notes: &mut Notes) {
 fn is_local(name: &str) -> bool {
     let base = name.strip_prefix("*.").unwrap_or(name);
     let Ok(base) = base.parse::<Name>() else { return false };
-    let ends = LOCAL.iter().filter_map(|end| end.parse().ok());
+    let ends = HOME_DOMAINS.iter().filter_map(|end| end.parse().ok());
     base.labels().count() < 2 || ends.into_iter().any(|end: Name| base.is_within(&end))
 }
 

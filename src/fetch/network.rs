@@ -1,4 +1,4 @@
-//! How a CA is reached.
+//! How servers are reached.
 
 use std::fmt;
 use std::io;
@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::Deadlines;
+use crate::metered::Purpose;
 use crate::tls::Client;
 
 /// A connection.
@@ -43,4 +44,6 @@ pub struct Transport {
     pub network: Arc<dyn Network>,
     /// How long each step may take.
     pub deadlines: Deadlines,
+    /// What its octets are counted for.
+    pub purpose: Purpose,
 }

@@ -1,10 +1,8 @@
 //! HTTPS within bounds: one connection that is kept, one request at a time.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +10,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::http::response::Parts;
-use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use hyper::{HeaderMap, Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
-use instant_acme::{BodyWrapper, BytesResponse, HttpClient, Problem};
 use jiff::fmt::rfc2822::DateTimeParser;
 use rustls::pki_types::ServerName;
 use tokio::task::JoinSet;
@@ -23,22 +20,21 @@ use tokio_rustls::TlsConnector;
 
 use super::network::Transport;
 use crate::clock::{CertDates, Level, TimeTrust, UnixTime, magnitude};
-use crate::metered::Purpose;
 use crate::net::Counted;
 use crate::tls::{Roots, cert_error};
 
 /// Octets of an answer's head at most.
 const HEAD: usize = 32 << 10;
-/// Octets of an answer's body at most: certificate chains take some thousand.
+/// Octets of an answer's body at most.
 const BODY: usize = 256 << 10;
 /// Addresses of a name that are tried.
 const ADDRESSES: usize = 4;
-/// RFC 8555 section 6.1: clients must say what they are.
+/// Clients say what they are (RFC 8555 section 6.1).
 const USER_AGENT: &str = concat!("firstlight/", env!("CARGO_PKG_VERSION"));
 
-/// Makes requests to whatever hosts a CA names, each verified against the same roots.
+/// Makes requests to whatever hosts URLs name, each verified against the same roots.
 #[derive(Clone)]
-pub(super) struct Http(Arc<Inner>);
+pub struct Http(Arc<Inner>);
 
 struct Inner {
     transport: Transport,
@@ -57,38 +53,91 @@ struct Connection {
 
 /// Why there is no answer, or none that can be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HttpError {
+pub enum HttpError {
+    /// The connection ended early.
     #[error("the connection to {host} ended: {reason}")]
-    Cut { host: String, reason: String },
+    Cut {
+        /// Of whom.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no connection.
     #[error("no connection to {host}: {reason}")]
-    Connect { host: String, reason: String },
+    Connect {
+        /// Of whom.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The answer is no HTTP.
     #[error("{host} sent what is no HTTP: {reason}")]
-    Garbage { host: String, reason: String },
+    Garbage {
+        /// Of whom.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The answer is too long.
     #[error("{host} answered with more than {limit} octets")]
-    Long { host: String, limit: usize },
+    Long {
+        /// Of whom.
+        host: String,
+        /// Octets at most.
+        limit: usize,
+    },
+    /// It took too long.
     #[error("no answer from {host} within {} s", after.as_secs())]
-    Late { host: String, after: Duration },
+    Late {
+        /// Of whom.
+        host: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The host has no address.
     #[error("no address of {host}: {reason}")]
-    Resolve { host: String, reason: String },
+    Resolve {
+        /// Of whom.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// The answer is no success.
     #[error("{host} answered with {status}")]
-    Status { host: String, status: StatusCode },
+    Status {
+        /// Of whom.
+        host: String,
+        /// Which.
+        status: StatusCode,
+    },
+    /// The URL is none over HTTPS.
     #[error("{url} is no HTTPS URL")]
-    Url { url: String },
+    Url {
+        /// Which.
+        url: String,
+    },
 }
 
 impl Http {
-    pub(super) fn new(transport: Transport, roots: Roots) -> Self {
+    /// No connection is made so far.
+    #[must_use]
+    pub fn new(transport: Transport, roots: Roots) -> Self {
         let (kept, retry_after) = (Mutex::default(), Mutex::default());
         Self(Arc::new(Inner { transport, roots, kept, retry_after }))
     }
 
     /// How long the last answer asked us to wait.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
         *self.0.retry_after.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The resource at `url`, if the status says that it is one.
-    pub(super) async fn get(&self, url: &str) -> Result<Bytes, HttpError> {
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it has another status than 200.
+    pub async fn get(&self, url: &str) -> Result<Bytes, HttpError> {
         let request = Request::get(url).body(Full::default());
         let request = request.map_err(|_| HttpError::Url { url: url.to_owned() })?;
         let (parts, body) = self.send(request).await?;
@@ -99,7 +148,11 @@ impl Http {
     }
 
     /// The answer to `request`, whatever its status.
-    pub(super) async fn send(
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or it cannot be used.
+    pub async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Bytes), HttpError> {
@@ -196,10 +249,10 @@ impl Http {
     }
 
     async fn connect_to(&self, place: &Place, address: SocketAddr) -> io::Result<Connection> {
-        let Transport { client, network, .. } = &self.0.transport;
+        let Transport { client, network, purpose, .. } = &self.0.transport;
         let tcp = network.connect(address).await?;
-        let tcp = Counted::new(tcp, Arc::clone(client.meter()), Purpose::Certificates);
-        // What is issued has to be got from the CA itself, at a time that is known.
+        let tcp = Counted::new(tcp, Arc::clone(client.meter()), *purpose);
+        // Whoever is spoken to has to be who it is, at a time that is known.
         let trust = TimeTrust {
             level: Level::Coarse,
             verified: true,
@@ -226,7 +279,7 @@ impl Http {
     }
 
     /// `Retry-After` as a span (RFC 9110 section 10.2.3). A date is held against the date of the
-    /// answer itself: our clock and the CA's need not agree.
+    /// answer itself: our clock and the server's need not agree.
     fn wait(&self, headers: &HeaderMap) -> Option<Duration> {
         let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(secs) = text.parse::<u32>() {
@@ -245,33 +298,6 @@ impl Http {
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http").field("transport", &self.0.transport).finish_non_exhaustive()
-    }
-}
-
-impl HttpClient for Http {
-    fn request(
-        &self,
-        request: Request<BodyWrapper<Bytes>>,
-    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
-        let http = self.clone();
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let host = parts.uri.host().unwrap_or_default().to_owned();
-            let signed = parts.method == Method::POST;
-            let Ok(body) = body.collect().await;
-            let request = Request::from_parts(parts, Full::new(body.to_bytes()));
-            let (parts, body) = http.send(request).await.map_err(other)?;
-            let failed = parts.status.is_client_error() || parts.status.is_server_error();
-            if failed {
-                // Those to signed requests are read by who signs.
-                match problem(&body) {
-                    Some(_) if signed => {}
-                    Some(problem) => return Err(problem.into()),
-                    None => return Err(other(HttpError::Status { host, status: parts.status })),
-                }
-            }
-            Ok(BytesResponse { parts, body: Box::new(body) })
-        })
     }
 }
 
@@ -295,15 +321,6 @@ impl Place {
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == 443 { host } else { format!("{host}:{}", self.port) }
     }
-}
-
-fn other(error: HttpError) -> instant_acme::Error {
-    instant_acme::Error::Other(Box::new(error))
-}
-
-/// `body` as a problem document that names its type (RFC 9457, RFC 8555 section 6.7).
-fn problem(body: &[u8]) -> Option<Problem> {
-    serde_json::from_slice::<Problem>(body).ok().filter(|problem| problem.r#type.is_some())
 }
 
 fn http_error(host: String, error: &hyper::Error) -> HttpError {
