@@ -75,7 +75,8 @@ fn what_does_not_fit_this_machine_is_a_warning_at_its_place() {
          [control]\ngroup = \"no-such-group\"\n\
          [clock]\nleap_file = \"empty.pem\"\n\
          [[clock.witness]]\nname = \"w.example.org\"\naddress = \"192.0.2.1\"\nca = \"empty.pem\"\n\
-         [[clock.refclock]]\nkind = \"nmea\"\npath = \"/dev/no-such-tty\"\n{SOUND}",
+         [[clock.refclock]]\nkind = \"nmea\"\npath = \"/dev/no-such-tty\"\n\
+         [metrics]\nlisten = []\n{SOUND}",
         tcp.local_addr().unwrap(),
         udp.local_addr().unwrap(),
     );

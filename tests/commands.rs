@@ -188,6 +188,7 @@ fn what_the_daemon_did_is_told_and_what_it_refuses_too() {
         | Request::Certs
         | Request::Clients
         | Request::Devices
+        | Request::Figures
         | Request::Rehearse
         | Request::Renew
         | Request::Sources

@@ -297,6 +297,7 @@ async fn doh_answers_get_post_and_head_over_both_versions_of_http() {
         assert_ne!(response.headers()["content-length"], "0");
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "");
     }
+    assert_eq!(count(&listeners.counters().doh), 8);
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ async fn a_connection_may_ask_as_often_as_it_likes() {
 
     assert_eq!(ask(&client, &query("quick")).await.unwrap(), answer_to("quick"));
     assert_eq!(count(&listeners.counters().connections), 1);
+    assert_eq!(count(&listeners.counters().doq), 601);
 }
 
 #[tokio::test]

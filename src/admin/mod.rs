@@ -1,11 +1,15 @@
-//! The control socket: commands ask, the daemon answers, one line of JSON each.
+//! The control socket: commands ask, the daemon answers, one line of JSON each. Beside it figures and
+//! health by HTTP, for monitoring.
 //!
 //! Whoever may open the socket may ask how things are. Changing things, and
 //! seeing what others asked for, is for root, the daemon's own user and the
 //! members of one group, told by the kernel (`SO_PEERCRED`), not by the client.
 
 pub mod client;
+mod http;
+mod metrics;
 pub mod notify;
+mod part;
 mod policy;
 pub mod report;
 mod server;
@@ -19,6 +23,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use http::MonitoringListen;
+pub use part::CONDITIONS;
 pub use policy::{Peer, Policy};
 pub use server::serve;
 pub use socket::{BindError, bind, path_to_call, path_to_serve};
@@ -57,6 +63,8 @@ pub enum Request {
     /// What devices have to be told to use this machine over TLS, and whom they have to trust for that:
     /// the local authority is made for it, if there is none.
     Devices,
+    /// What monitoring is shown.
+    Figures,
     /// Forget cached answers.
     Flush {
         /// Those of this name alone; `None`: all.
@@ -105,6 +113,7 @@ impl Request {
             | Self::SetFloor { .. } => true,
             Self::Certs
             | Self::Devices
+            | Self::Figures
             | Self::Health { .. }
             | Self::Sources
             | Self::Status

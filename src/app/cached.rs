@@ -16,10 +16,16 @@ impl Services {
             Ok(name) => name.map(|name| self.cache.under(&name, now)),
             Err(error) => return Response::refused(Reason::Malformed, error.to_string()),
         };
+        let held = held.map(|held| held.iter().map(shown).collect());
+        json(&report::Cache { held, ..self.cached() })
+    }
+
+    /// What the cache holds, in figures.
+    pub(super) fn cached(&self) -> report::Cache {
         let (stats, counts) = (self.cache.stats(), self.answerer.counts());
         let hits = counts.cached + counts.stale;
         let missed = counts.forwarded + counts.failed;
-        json(&report::Cache {
+        report::Cache {
             entries: stats.entries,
             relaxed: stats.relaxed,
             bytes: stats.bytes,
@@ -31,8 +37,8 @@ impl Services {
             inserted: stats.inserted,
             evicted: stats.evicted,
             snapshot: self.snapshots.report(),
-            held: held.map(|held| held.iter().map(shown).collect()),
-        })
+            held: None,
+        }
     }
 
     /// Forgets what is cached under `name`, and below it if so wished; everything without one.

@@ -13,12 +13,13 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::boot::Boot;
-use super::services::{Services, asked};
+use super::services::Services;
 use super::steward::{Message, Steward};
 use super::supervise::panics;
-use crate::admin::{self, Control, Health, Policy, Reason, Request, Response, report};
+use crate::admin::{self, Control, Policy, Reason, Request, Response, report};
 use crate::clock::{CertDates, UnixTime, Verdict};
 use crate::config::{self, ClockMode, Plaintext, RefClockKind};
+use crate::net::KeepOpen;
 use crate::node::Input;
 use crate::node::ports::{Clock, Steer};
 
@@ -62,6 +63,7 @@ impl Control for Desk {
                 | Request::Certs
                 | Request::Clients
                 | Request::Devices
+                | Request::Figures
                 | Request::Rehearse
                 | Request::Renew
                 | Request::SetFloor { .. }
@@ -121,6 +123,7 @@ impl Steward {
             Request::Certs => json(&self.certs()),
             Request::Clients => json(&self.clients()),
             Request::Devices => json(&self.devices()),
+            Request::Figures => json(&self.figures()),
             Request::Rehearse => self.rehearse(),
             Request::Renew => self.renew(),
             Request::Sources => json(&self.sources()),
@@ -130,7 +133,7 @@ impl Steward {
         }
     }
 
-    fn status(&self) -> report::Status {
+    pub(super) fn status(&self) -> report::Status {
         let now = self.boot.now();
         let seconds = |at| now.mono.saturating_duration_since(at).as_secs();
         report::Status {
@@ -147,7 +150,7 @@ impl Steward {
     }
 
     /// The conditions that hold, of those whose names are wanted.
-    pub(super) fn conditions(&self, wanted: fn(&str) -> bool) -> Vec<report::Condition> {
+    pub(super) fn conditions(&self, wanted: impl Fn(&str) -> bool) -> Vec<report::Condition> {
         let now = self.boot.clock.mono();
         let conditions = self.node.health().conditions().into_iter();
         let report = conditions.filter(|it| wanted(it.name)).map(|condition| report::Condition {
@@ -241,7 +244,7 @@ impl Steward {
         }
     }
 
-    fn certificate(&self) -> Option<report::Certificate> {
+    pub(super) fn certificate(&self) -> Option<report::Certificate> {
         let served = self.services.identity.store().served()?;
         let validity = served.validity?;
         let utc = self.boot.clock.utc();
@@ -267,7 +270,7 @@ impl Steward {
         report.collect()
     }
 
-    fn sources(&self) -> report::Sources {
+    pub(super) fn sources(&self) -> report::Sources {
         let now = self.boot.now();
         let members = self.pools.members().filter_map(|(number, address)| {
             let pool = self.config.clock.pools.get(number)?;
@@ -323,7 +326,7 @@ impl Steward {
         }
     }
 
-    fn upstreams(&self) -> Vec<report::Upstream> {
+    pub(super) fn upstreams(&self) -> Vec<report::Upstream> {
         let millis = |span: Duration| span.as_secs_f64() * 1e3;
         let health = self.node.pool().health();
         health
@@ -344,49 +347,6 @@ impl Steward {
             })
             .collect()
     }
-
-    fn health(&self, kind: Health) -> report::HealthReport {
-        let trust = self.node.trust().trust(self.boot.clock.mono());
-        let (healthy, reason) = match kind {
-            Health::Live => (true, "the daemon answers".to_owned()),
-            Health::Clock => {
-                let ntp = self.node.trust().ntp_status(self.boot.now());
-                (ntp.synchronized, format!("the clock is {}", word(&trust.level)))
-            }
-            Health::Dns => {
-                let open = self.services.listeners.places();
-                let serving = [&open.dns, &open.dot, &open.doh, &open.doq];
-                let serving = serving.iter().any(|addresses| !addresses.is_empty());
-                let up = asked(&self.config).is_empty() || !self.node.pool().all_down();
-                match (serving, up) {
-                    (false, _) => (false, "no DNS socket is open".to_owned()),
-                    (true, false) => (
-                        false,
-                        "no upstream answers; local names and stale answers are served".to_owned(),
-                    ),
-                    (true, true) => (true, "questions are answered".to_owned()),
-                }
-            }
-            Health::Cert => match self.certificate() {
-                None => (false, "there is no certificate".to_owned()),
-                Some(cert) => {
-                    // By a clock that is not verified no date is judged.
-                    let (dates, unjudged) = if trust.verified {
-                        (cert.valid, "")
-                    } else {
-                        (true, ", which is not judged: the clock is not verified")
-                    };
-                    let from = &cert.source;
-                    let (begin, end) = (&cert.not_before, &cert.not_after);
-                    (
-                        dates && (from != report::FALLBACK || !self.wants_better()),
-                        format!("from {from}, valid {begin} to {end}{unjudged}"),
-                    )
-                }
-            },
-        };
-        report::HealthReport { healthy, reason }
-    }
 }
 
 impl Services {
@@ -397,7 +357,8 @@ impl Services {
             .refused()
             .into_iter()
             .chain(self.ntp.refused())
-            .chain(self.nts.refused());
+            .chain(self.nts.refused())
+            .chain(self.monitoring.get().map(KeepOpen::refused).unwrap_or_default());
         refused.map(|refused| refused.to_string()).collect()
     }
 
@@ -433,10 +394,14 @@ impl Services {
             ("connections_refused", &met.refused),
             ("handshakes_failed", &met.handshake_failures),
             ("panics", &met.panics),
+            ("queries_doh", &met.doh),
+            ("queries_doq", &met.doq),
+            ("queries_dot", &met.dot),
             ("queries_dropped", &met.dropped),
             ("queries_late", &met.late),
             ("queries_shed", &met.shed),
             ("queries_shed_stale", &met.shed_stale),
+            ("queries_tcp", &met.tcp),
             ("retries_demanded", &met.retries),
             ("udp_panics", &udp.panics),
             ("udp_received", &udp.received),
@@ -450,6 +415,7 @@ impl Services {
     fn sockets(&self) -> report::Listeners {
         let places = self.listeners.places();
         let (ntp, nts) = (self.ntp.open(), self.nts.open());
+        let metrics = self.monitoring.get().map(KeepOpen::open).unwrap_or_default();
         let named = |service: &'static str, addresses: &[SocketAddr]| {
             addresses.iter().map(|address| format!("{service} {address}")).collect::<Vec<_>>()
         };
@@ -461,6 +427,7 @@ impl Services {
                 named("doq", &places.doq),
                 named("ntp", &ntp),
                 named("nts", &nts),
+                named("metrics", &metrics),
             ]
             .concat(),
             refused: self.refused(),
@@ -476,7 +443,7 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Response {
 }
 
 /// The word that stands for a value in JSON.
-fn word<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn word<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         Ok(_) | Err(_) => String::new(),

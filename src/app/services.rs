@@ -1,7 +1,7 @@
 //! The sockets and what stands behind them: DNS listeners, the answer path, upstreams, NTP, TLS.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -17,6 +17,7 @@ use super::snapshot::Snapshots;
 use super::steward::Message;
 use super::supervise::keep;
 use super::validation::Validation;
+use crate::admin::MonitoringListen;
 use crate::cache::Cache;
 use crate::clock::{CertDates, NtpStatus, TimeTrust};
 use crate::config::{Config, Upstream};
@@ -55,6 +56,8 @@ pub(super) struct Services {
     /// What is wrong with the keys that are shared with NTP clients and sources.
     keys_trouble: Mutex<Option<String>>,
     pub(super) nts: KeepOpen<KeyExchangeListen>,
+    /// Opened when there is somebody who answers.
+    pub(super) monitoring: OnceLock<KeepOpen<MonitoringListen>>,
     pub(super) client: tls::Client,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) identity: Arc<Identity>,
@@ -140,6 +143,7 @@ impl Services {
             own_ids: ArcSwap::default(),
             keys_trouble,
             nts,
+            monitoring: OnceLock::new(),
             client,
             clock,
             identity,
@@ -174,6 +178,7 @@ impl Services {
         self.ntp.set(&config.ntp.listen);
         set_ntp_port(&self.nts.listen().0, config);
         self.nts.set(&config.nts.listen);
+        self.show_at(&config.metrics.listen);
         *self.keys_trouble.lock().unwrap_or_else(PoisonError::into_inner) =
             set_keys(&self.ntp_server, config);
         self.ntp_server.set_remember(config.ntp.remember);
@@ -267,6 +272,7 @@ impl Services {
     pub(super) async fn drain(&self, grace: Duration) -> bool {
         self.ntp.close();
         self.nts.close();
+        self.show_at(&[]);
         self.listeners.drain(grace).await
     }
 }

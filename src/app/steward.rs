@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 use super::asking::Failure;
 use super::boot::Boot;
 use super::certs::{Certs, Told};
+use super::changes::Changes;
 use super::filter::Filter;
 use super::inception::ASK_EACH;
 use super::leap::LeapFile;
@@ -24,6 +25,7 @@ use super::self_probe::SelfProbe;
 use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
+use crate::admin::report::Requests;
 use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
@@ -51,6 +53,9 @@ const HANDS_OFF: Duration = Duration::from_secs(600);
 
 /// The condition that the sources would lead the clock farther than witnesses allow.
 const CONTRADICTED: &str = "sources-contradicted";
+
+/// The condition that the configuration that was read last cannot be used.
+pub(super) const UNUSABLE: &str = "configuration-unusable";
 
 /// What the steward is told.
 #[derive(Debug)]
@@ -132,6 +137,11 @@ pub(super) struct Steward {
     pub(super) filter: Filter,
     pub(super) uplink: Uplink,
     pub(super) trust: Option<TimeTrust>,
+    pub(super) changes: Changes,
+    /// Steps of the clock to a later time, and to an earlier one.
+    pub(super) steps: [u64; 2],
+    /// What became of requests to the upstreams of each operator.
+    pub(super) requests: BTreeMap<String, Requests>,
     next_tick: Instant,
     next_tell: Instant,
     next_keep: Instant,
@@ -174,6 +184,9 @@ impl Steward {
             filter: Filter::new(Arc::clone(&clock)),
             uplink: Uplink::new(Arc::clone(services.client.meter()), now.mono),
             trust: None,
+            changes: Changes::default(),
+            steps: [0; 2],
+            requests: BTreeMap::new(),
             next_tick: now.mono,
             next_tell: now.mono,
             next_keep: now.mono,
@@ -234,6 +247,7 @@ impl Steward {
                 {
                     self.report_refused();
                 }
+                self.count_outcome(&event);
                 let input = services::input(event, self.node.pool());
                 self.feed(input);
             }
@@ -311,7 +325,7 @@ impl Steward {
         while let Some(action) = self.node.poll_action() {
             match action {
                 Action::Announce(change) => {
-                    announce(&change);
+                    self.changes.take(&change);
                     if matches!(&change, Change::Raised(it) if it.name == CONTRADICTED) {
                         self.put_frequency_back();
                     }
@@ -333,6 +347,7 @@ impl Steward {
                 Action::StepClock { by, basis } => {
                     let before = self.boot.clock.utc();
                     self.clock.step(by);
+                    self.steps[usize::from(by < 0)] += 1;
                     self.services.ntp_server.clock_was_set();
                     self.filter.reset();
                     self.boot.forget_time();
@@ -514,8 +529,16 @@ impl Steward {
         let parsed = match outcome {
             Ok(parsed) => parsed,
             Err(refusal) => {
-                error!("{refusal}");
-                error!("the configuration cannot be used; the one before stays in force");
+                let text = format!(
+                    "the configuration cannot be used; the one before stays in force; mend it and \
+                     reload: {refusal}"
+                );
+                // As a condition it is told once; whoever tries again is to hear of it again.
+                if self.node.health().holds(UNUSABLE) {
+                    error!("{text}");
+                }
+                let held = Some((Severity::Error, text));
+                self.feed(Input::Condition { name: UNUSABLE, held });
                 notify::ready();
                 return Response::refused(crate::admin::Reason::Failed, refusal.to_string());
             }
@@ -528,7 +551,7 @@ impl Steward {
         self.apply(parsed.config);
         let (path, text) = (parsed.warnings.file(), parsed.warnings.text());
         self.boot.keep_config(path.to_owned(), text.to_owned());
-        self.feed(Input::Condition { name: "configuration-unusable", held: None });
+        self.feed(Input::Condition { name: UNUSABLE, held: None });
         notify::ready();
         info!("the configuration is read again");
         Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
@@ -580,7 +603,7 @@ impl Steward {
                 self.boot.origin
             );
             let held = Some((Severity::Error, text));
-            self.feed(Input::Condition { name: "configuration-unusable", held });
+            self.feed(Input::Condition { name: UNUSABLE, held });
         }
         if let Some(refusal) = self.boot.clock.refusal() {
             let text = format!(
@@ -649,15 +672,4 @@ impl Steward {
 fn sources(config: &Config) -> usize {
     let members: usize = config.clock.pools.iter().map(|pool| pool.count).sum();
     config.clock.sources.len() + config.clock.refclocks.len() + members
-}
-
-fn announce(change: &Change) {
-    match change {
-        Change::Raised(condition) => match condition.severity {
-            Severity::Notice => info!(condition = condition.name, "{}", condition.text),
-            Severity::Warning => warn!(condition = condition.name, "{}", condition.text),
-            Severity::Error => error!(condition = condition.name, "{}", condition.text),
-        },
-        Change::Cleared(condition) => info!(condition = condition.name, "cleared"),
-    }
 }

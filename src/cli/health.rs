@@ -19,14 +19,13 @@ pub(super) struct Check {
     file: ConfigFile,
 }
 
-/// Prints a line for each part, and fails unless all are well.
+/// Prints a line for each part, with the conditions about it, and fails unless all are well.
 pub(super) fn run(check: &Check) -> Result<u8, Failure> {
     let daemon = Daemon::find(&check.file)?;
     let mut code = exit::OK;
-    for part in check.part.as_ref().map_or(ALL, std::slice::from_ref) {
+    for part in check.part.as_ref().map_or(&Health::ALL[..], std::slice::from_ref) {
         let report: HealthReport = daemon.ask(&Request::Health { kind: *part })?;
-        let verdict = if report.healthy { "well" } else { "NOT WELL" };
-        output::print(format_args!("{}: {verdict}: {}", name(*part), report.reason))?;
+        output::print(report.in_words(*part))?;
         if !report.healthy {
             code = exit::FAILED;
         }
@@ -34,24 +33,13 @@ pub(super) fn run(check: &Check) -> Result<u8, Failure> {
     Ok(code)
 }
 
-const ALL: &[Health] = &[Health::Live, Health::Dns, Health::Clock, Health::Cert];
-
-const fn name(part: Health) -> &'static str {
-    match part {
-        Health::Cert => "cert",
-        Health::Clock => "clock",
-        Health::Dns => "dns",
-        Health::Live => "live",
-    }
-}
-
 impl ValueEnum for Health {
     fn value_variants<'a>() -> &'a [Self] {
-        ALL
+        &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(name(*self)).help(match self {
+        Some(PossibleValue::new(self.name()).help(match self {
             Self::Cert => "the certificate that clients are shown",
             Self::Clock => "the trust in the time",
             Self::Dns => "answers to questions",

@@ -60,6 +60,8 @@ pub struct Config {
     pub clock: Clock,
     /// `[metered]`
     pub metered: Metered,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// `[[notify]]`, in order of the file.
     pub notify: Vec<Notify>,
     /// `[control]`
@@ -402,6 +404,13 @@ pub struct Witness {
     pub path: String,
     /// A PEM file of further roots for this witness.
     pub ca: Option<PathBuf>,
+}
+
+/// `[metrics]`: figures and health for monitoring, by HTTP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Metrics {
+    /// TCP addresses to listen on.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// `[control]`: how the commands find the daemon.

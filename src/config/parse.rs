@@ -12,13 +12,15 @@ use crate::config::report::Report;
 use crate::config::tree::{Notes, Places, Table, Wrong};
 use crate::config::{
     CertificateFiles, ClientNetwork, Clock, ClockMode, Config, Control, Dns, Doh, Doq, Dot, Log,
-    Metered, Method, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
+    Metered, Method, Metrics, Ntp, Nts, NtsListen, Parsed, Plaintext, Pool, Recursion, RefClock,
     RefClockKind, Source, State, Tls, Transport, Upstream, Validation, Witness, acme, notify,
     rules, value,
 };
 use crate::names::Entry;
 use crate::wire::Name;
 
+/// Where figures are shown unless the configuration says otherwise.
+const METRICS_PORT: u16 = 9853;
 /// Questions a second beyond which a limit is none.
 const RATE_MAX: u32 = 10_000;
 /// What `min_poll` and `max_poll` may be: 16 s to 36 h (RFC 5905 section 7.2).
@@ -130,6 +132,11 @@ fn read_config(root: &mut Table<'_, '_>, folder: &Path) -> Config {
             witnesses: table.tables("witness", |table| read_witness(table, file)),
         }),
         metered: root.table("metered", |table| read_metered(table, file)),
+        metrics: root.table("metrics", |table| Metrics {
+            listen: table
+                .texts("listen", value::listener)
+                .unwrap_or_else(|| vec![SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))]),
+        }),
         notify: root.tables("notify", |table| notify::read(table, file)),
         control: root.table("control", |table| read_control(table, file)),
         log: root.table("log", |table| Log {

@@ -31,7 +31,8 @@ pub(super) fn check(config: &Config, notes: &mut Notes) {
 fn listeners_clash(config: &Config, notes: &mut Notes) {
     let dns = ("dns", &config.dns.listen);
     let (dot, doh) = (("dot", &config.dot.listen), ("doh", &config.doh.listen));
-    let tcp = [dns, dot, doh, ("nts", &config.nts.listen)];
+    let (nts, metrics) = (("nts", &config.nts.listen), ("metrics", &config.metrics.listen));
+    let tcp = [dns, dot, doh, nts, metrics];
     let udp = [dns, ("doq", &config.doq.listen), ("ntp", &config.ntp.listen)];
     let mut told = BTreeSet::new();
     for services in [&tcp[..], &udp] {

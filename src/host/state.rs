@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -20,6 +21,18 @@ const MAGIC: &str = "firstlight-state 1";
 const UNFINISHED: &str = ".tmp";
 /// Tries whether the directory can be written.
 const PROBE: &str = "probe";
+
+/// Files written by this process to state directories that are not held in memory.
+static FILES_WRITTEN: AtomicU64 = AtomicU64::new(0);
+/// The octets in them.
+static OCTETS_WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many files this process has written to state directories that are not held in memory, and the
+/// octets in them. What a disk writes besides (names, its journal) is not counted.
+#[must_use]
+pub fn written() -> (u64, u64) {
+    (FILES_WRITTEN.load(Ordering::Relaxed), OCTETS_WRITTEN.load(Ordering::Relaxed))
+}
 
 /// The state directory.
 ///
@@ -269,6 +282,11 @@ impl StateDir {
         }
         let written = content(&mut file).map_err(failed("write"))?;
         file.sync_all().map_err(failed("flush"))?;
+        let octets = file.metadata().map_or(0, |file| file.len());
+        if !self.is_volatile() {
+            FILES_WRITTEN.fetch_add(1, Ordering::Relaxed);
+            OCTETS_WRITTEN.fetch_add(octets, Ordering::Relaxed);
+        }
         Ok(written)
     }
 

@@ -43,6 +43,9 @@ listen = ["127.0.0.1:{ntp}"]
 [nts]
 listen = []
 
+[metrics]
+listen = []
+
 [control]
 socket = "control.sock"
 

@@ -132,6 +132,10 @@ impl Lab {
         self.place(1, 4460)
     }
 
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        self.place(1, 9853)
+    }
+
     pub(crate) fn place(&self, host: u8, port: u16) -> SocketAddr {
         (IpAddr::from(self.address(host)), port).into()
     }
@@ -178,6 +182,7 @@ impl Lab {
              [doq]\nlisten = [\"{}\"]\n\
              [ntp]\nlisten = [\"{}\"]\n\
              [nts]\nlisten = [\"{}\"]\n\
+             [metrics]\nlisten = [\"{}\"]\n\
              [control]\nsocket = \"run/control.sock\"\n\
              [[name]]\nname = \"{name}\"\naddresses = [\"{address}\"]\n",
             self.dns(),
@@ -186,6 +191,7 @@ impl Lab {
             self.dot(),
             self.ntp(),
             self.nts(),
+            self.metrics(),
         );
         let clock = "[clock]\nmode = \"observe\"\n".to_owned();
         let tls = "[tls]\nname = \"dns.home.lan\"\n".to_owned();

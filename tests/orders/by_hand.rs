@@ -1,6 +1,5 @@
 //! What a person has done by `firstlight certs`, and sees there.
 
-use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 

@@ -235,6 +235,7 @@ impl Machine {
             ("doq", &config.doq.listen, Type::DGRAM),
             ("ntp", &config.ntp.listen, Type::DGRAM),
             ("nts", &config.nts.listen, Type::STREAM),
+            ("metrics", &config.metrics.listen, Type::STREAM),
         ];
         let mut refused = Vec::new();
         for (service, listen, kind) in services {

@@ -189,6 +189,7 @@ async fn answer(
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
     let query = query(request, shared).await?;
+    count(&shared.counters.doh);
     let mut reply = Vec::with_capacity(512);
     match shared.answer.quick(&query, &client, None, &mut reply) {
         Quick::Reply => Ok(reply),

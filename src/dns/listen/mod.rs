@@ -175,6 +175,14 @@ impl Default for Limits {
 /// What the listeners have met, counted since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Questions over TCP.
+    pub tcp: AtomicU64,
+    /// Questions over TLS.
+    pub dot: AtomicU64,
+    /// Questions over HTTPS.
+    pub doh: AtomicU64,
+    /// Questions over QUIC. Those over UDP are the datagrams of [`Listeners::udp_tally`].
+    pub doq: AtomicU64,
     /// Queries that got no answer because they were none, or by policy.
     pub dropped: AtomicU64,
     /// Queries dropped, the oldest first, because too many were waiting.

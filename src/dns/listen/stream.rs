@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::accept::Link;
 use super::{CountPanic, Quick, count};
-use crate::dns::Client;
+use crate::dns::{Client, Protocol};
 
 /// Room for a row of queries, all of which are answered before the next read.
 const READ: usize = 4096;
@@ -160,6 +160,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             at += 2 + query.len();
             taken += 1;
+            let counters = &self.link.shared.counters;
+            count(if self.client.protocol == Protocol::Tcp {
+                &counters.tcp
+            } else {
+                &counters.dot
+            });
             match self.link.shared.answer.quick(query, &self.client, None, &mut self.reply) {
                 Quick::Reply => put(&mut self.output, &self.reply),
                 Quick::Slow => {

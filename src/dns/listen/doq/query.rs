@@ -163,6 +163,7 @@ async fn answer(
 
 fn quick(query: &[u8], client: &Client, shared: &Shared, reply: &mut Vec<u8>) -> Quick {
     let _count = CountPanic(&shared.counters.panics);
+    count(&shared.counters.doq);
     shared.answer.quick(query, client, None, reply)
 }
 
