@@ -33,6 +33,7 @@ fn main() {
     let trials = vec![
         certain("every_command_has_a_page_and_every_exit_code_a_line", pages_of_commands),
         certain("the_page_of_the_configuration_has_every_key_that_is_read", page_of_settings),
+        certain("explanations_stay_with_their_settings_and_come_once", page_of_a_file),
         certain("completions_know_every_command", completions),
         certain("scripts_are_shell", || scripts("sh", &["-n"])),
         needing("groff", "groff_finds_no_fault_in_a_page", || {
@@ -55,7 +56,10 @@ fn main() {
         needing("dpkg-deb", "beside_another_keeper_of_the_clock_nothing_is_started", withheld),
         needing("dpkg-deb", "a_purge_leaves_what_the_administrator_wrote", purged),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    // A few hundred megabytes, of a debug build.
+    drop(fs::remove_dir_all(folder("")));
+    conclusion.exit();
 }
 
 fn pages_of_commands() {
@@ -90,7 +94,8 @@ fn page_of_settings() {
     while let Some(table) = headers.pop() {
         let report = Config::parse(&format!("{table}\nqqqqqqqqqqqq = 1\n"), Path::new("c.toml"));
         let report = report.unwrap_err().to_string();
-        let (_, known) = report.split_once("the keys here are: ").unwrap_or_else(|| panic!("{report}"));
+        let (_, known) =
+            report.split_once("the keys here are: ").unwrap_or_else(|| panic!("{report}"));
         let path = table.trim_matches(['[', ']']);
         for key in known.lines().next().unwrap().split(", ") {
             let inner = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
@@ -106,6 +111,73 @@ fn page_of_settings() {
         }
     }
     assert!(keys > 70, "{keys}");
+}
+
+fn page_of_a_file() {
+    let file = r#"# Every key.
+#
+#     try this
+
+# Who is asked.
+[[upstream]]
+# Its name.
+name = "a.example"
+#port = 853
+# How:
+#   "dot"  by TLS,
+#          as phones do;
+#   "doh"  by HTTPS.
+#how = "dot"
+
+[[upstream]]
+name = "b.example"
+
+# One with a key.
+#[[upstream]]
+#name = "c.example"
+#key = "k"
+"#;
+
+    let page = manual::settings::page(file, "2026-11-01");
+
+    let (_, description) = page.split_once("an example stands.\n").unwrap();
+    assert_eq!(
+        description,
+        r#".PP
+Every key.
+.PP
+.RS 4
+.EX
+\fBtry this\fR
+.EE
+.RE
+.SH [[upstream]]
+Who is asked.
+.TP
+\fBname\fR = "a.example"
+.TQ
+\fBport\fR = 853
+Its name.
+.TP
+\fBhow\fR = "dot"
+How:
+.RS
+.TP
+\fB"dot"\fR
+by TLS, as phones do;
+.RE
+.RS
+.TP
+\fB"doh"\fR
+by HTTPS.
+.RE
+.TP
+\fBkey\fR = "k"
+One with a key.
+.SH "SEE ALSO"
+\fBfirstlight\fR(8), \fBfirstlight\-check\fR(8)
+"#
+    );
 }
 
 fn completions() {
@@ -201,7 +273,9 @@ fn contents() {
         let script = root.join("DEBIAN").join(script);
         assert_eq!(fs::metadata(&script).unwrap().permissions().mode() & 0o777, 0o755);
         let text = read(&script);
-        assert!(!text.contains("@UNITS@") && !text.contains("@ENABLED@") && !text.contains("@USERS@"));
+        assert!(
+            !text.contains("@UNITS@") && !text.contains("@ENABLED@") && !text.contains("@USERS@")
+        );
         let checked = Command::new("sh").arg("-n").arg(&script).output().unwrap();
         assert!(checked.status.success(), "{}", words(&checked));
     }
@@ -331,14 +405,14 @@ fn purged() {
     fs::write(state.join("floor"), "x").unwrap();
     fs::write(settings.join("firstlight.toml"), "").unwrap();
 
-    machine.runs("prerm", &["remove"]);
+    let (_, stopped) = machine.runs("prerm", &["remove"]);
     machine.runs("postrm", &["remove"]);
     assert!(state.join("floor").exists());
     let (_, done) = machine.runs("postrm", &["purge"]);
 
     assert!(!state.exists());
     assert!(settings.join("firstlight.toml").exists());
-    assert!(done.contains("deb-systemd-invoke stop firstlight"), "{done}");
+    assert!(stopped.contains("deb-systemd-invoke stop firstlight"), "{stopped}");
     assert!(done.contains("deb-systemd-helper purge firstlight"), "{done}");
     fs::remove_file(settings.join("firstlight.toml")).unwrap();
     machine.runs("postrm", &["purge"]);

@@ -26,7 +26,10 @@ be set is in firstlight.toml(5).";
 /// What the daemon reads and writes.
 const FILES: [(&str, &str); 4] = [
     (firstlight::host::config_file::DEFAULT_FILE, "The configuration, if there is one."),
-    ("/var/lib/firstlight", "What outlives a power cut: the floor of time, certificates, the cache."),
+    (
+        "/var/lib/firstlight",
+        "What outlives a power cut: the floor of time, certificates, the cache.",
+    ),
     ("/run/firstlight/control.sock", "Where the daemon is asked and told."),
     ("/usr/share/doc/firstlight/examples/firstlight.toml", "Every setting, explained."),
 ];

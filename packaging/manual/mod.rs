@@ -1,7 +1,7 @@
 //! The manual pages and the completions, from what the program itself knows.
 
 mod commands;
-mod settings;
+pub(crate) mod settings;
 
 use std::fs;
 use std::io;
@@ -10,6 +10,9 @@ use std::path::Path;
 use clap_complete::Shell;
 use firstlight::cli;
 use firstlight::host::boot::build_epoch;
+
+/// The file that shows every setting.
+const COMMENTED: &str = include_str!("../../config/firstlight.toml");
 
 /// Writes every page (`firstlight.8`, `firstlight-status.8` and so on, `firstlight.toml.5`) and every
 /// completion (`firstlight.bash`, `_firstlight`, `firstlight.fish`) into `folder`, which is made if it
@@ -25,7 +28,7 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
     for (name, page) in commands::pages(date)? {
         fs::write(folder.join(name), page)?;
     }
-    fs::write(folder.join("firstlight.toml.5"), settings::page(date))?;
+    fs::write(folder.join("firstlight.toml.5"), settings::page(COMMENTED, date))?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut cli::command(), "firstlight", folder)?;
     }

@@ -6,11 +6,8 @@ use roff::{Inline, Roff, bold, roman};
 
 use super::source;
 
-/// The file that shows every setting.
-const COMMENTED: &str = include_str!("../../config/firstlight.toml");
-
-/// The page `firstlight.toml(5)`.
-pub(super) fn page(date: &str) -> Vec<u8> {
+/// The page `firstlight.toml(5)`, from `commented`, a file that shows every setting.
+pub(crate) fn page(commented: &str, date: &str) -> String {
     let mut roff = Roff::new();
     roff.control("TH", ["FIRSTLIGHT.TOML", "5", date, &source(), "firstlight"]);
     roff.control("SH", ["NAME"]);
@@ -23,7 +20,7 @@ pub(super) fn page(date: &str) -> Vec<u8> {
          are shown with their defaults. Where the text names another default, and in tables that \
          describe something of yours, an example stands.",
     )]);
-    let document = Document::read(COMMENTED);
+    let document = Document::read(commented);
     for block in blocks(&document.preface) {
         roff.control("PP", []);
         block.print(&mut roff);
@@ -36,11 +33,11 @@ pub(super) fn page(date: &str) -> Vec<u8> {
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([bold("firstlight"), roman("(8), "), bold("firstlight-check"), roman("(8)")]);
-    roff.to_roff().into_bytes()
+    roff.to_roff()
 }
 
 /// The commented file, by tables.
-#[derive(Debug, Default, Eq, PartialEq)]
+#[derive(Default)]
 struct Document {
     /// What precedes the first table.
     preface: Vec<String>,
@@ -48,14 +45,12 @@ struct Document {
 }
 
 /// Everything about the tables of one header.
-#[derive(Debug, Eq, PartialEq)]
 struct Table {
     /// Like `[[clock.source]]`.
     header: String,
     items: Vec<Item>,
 }
 
-#[derive(Debug, Eq, PartialEq)]
 enum Item {
     /// Settings, each `key = value`, that share an explanation.
     Settings { settings: Vec<(String, String)>, text: Vec<String> },
@@ -92,11 +87,13 @@ impl Document {
                 if known && prose.is_empty() {
                     continue;
                 }
-                if prose.is_empty() && aside.is_empty() && adjoins {
-                    if let Some(Item::Settings { settings, .. }) = table.items.last_mut() {
-                        settings.push(setting);
-                        continue;
-                    }
+                if prose.is_empty()
+                    && aside.is_empty()
+                    && adjoins
+                    && let Some(Item::Settings { settings, .. }) = table.items.last_mut()
+                {
+                    settings.push(setting);
+                    continue;
                 }
                 if !prose.is_empty() && !aside.is_empty() {
                     table.items.push(Item::Text(std::mem::take(&mut aside)));
@@ -167,7 +164,7 @@ impl Item {
 }
 
 /// A piece of an explanation.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(PartialEq)]
 enum Block {
     /// What is to be typed.
     Code(String),
@@ -235,66 +232,4 @@ impl Block {
 fn marked(text: &str) -> Vec<Inline> {
     let parts = text.split('`').enumerate();
     parts.map(|(n, part)| if n % 2 == 1 { bold(part) } else { roman(part) }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILE: &str = r#"# Every key.
-#
-#     try this
-
-# Who is asked.
-[[upstream]]
-# Its name.
-name = "a.example"
-#port = 853
-# How:
-#   "dot"  by TLS,
-#          as phones do;
-#   "doh"  by HTTPS.
-#how = "dot"
-
-[[upstream]]
-name = "b.example"
-
-# One with a key.
-#[[upstream]]
-#name = "c.example"
-#key = "k"
-"#;
-
-    #[test]
-    fn explanations_stay_with_their_settings_and_nothing_is_told_twice() {
-        let document = Document::read(FILE);
-
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
-        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        let item = |settings, text: &[&str]| Item::Settings { settings, text: lines(text) };
-        let name = vec![pair("name", "\"a.example\""), pair("port", "853")];
-        let how = ["How:", "  \"dot\"  by TLS,", "         as phones do;", "  \"doh\"  by HTTPS."];
-        assert_eq!(document.preface, ["Every key.", "", "    try this"]);
-        assert_eq!(
-            document.tables,
-            [Table {
-                header: "[[upstream]]".to_owned(),
-                items: vec![
-                    Item::Text(lines(&["Who is asked."])),
-                    item(name, &["Its name."]),
-                    item(vec![pair("how", "\"dot\"")], &how),
-                    item(vec![pair("key", "\"k\"")], &["One with a key."]),
-                ],
-            }]
-        );
-        let how = lines(&how);
-        assert_eq!(
-            blocks(&how),
-            [
-                Block::Words("How:".to_owned()),
-                Block::Value("\"dot\"".to_owned(), "by TLS, as phones do;".to_owned()),
-                Block::Value("\"doh\"".to_owned(), "by HTTPS.".to_owned()),
-            ]
-        );
-    }
 }
