@@ -345,7 +345,7 @@ tcp LISTEN 0 4096 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=612,f
 udp UNCONN 0 0 0.0.0.0:53 0.0.0.0:* users:(("pihole-FTL",pid=99999999,fd=4))
 udp UNCONN 0 0 10.0.3.1:53 0.0.0.0:* users:(("unheard-of",pid=99999999,fd=4))
 udp UNCONN 0 0 10.0.4.1:53 0.0.0.0:*"#,
-        "systemd-timesyncd.service",
+        "is-active systemd-timesyncd.service",
     );
 
     let (said, done) = machine.configures(&["configure", ""]);
@@ -379,20 +379,22 @@ udp UNCONN 0 0 10.0.4.1:53 0.0.0.0:*"#,
 }
 
 fn withheld() {
-    let machine = Machine::new("withheld", "", "chrony.service");
+    for state in ["is-active chrony.service", "is-enabled chrony.service"] {
+        let machine = Machine::new("withheld", "", state);
 
-    let (said, done) = machine.configures(&["configure", ""]);
+        let (said, done) = machine.configures(&["configure", ""]);
 
-    for words in [
-        "chrony keeps this machine's clock",
-        "systemctl disable --now chrony      (undo: systemctl enable --now chrony)",
-        "firstlight-observe.conf",
-        "systemctl enable --now firstlight",
-    ] {
-        assert!(said.contains(words), "no `{words}` in\n{said}");
+        for words in [
+            "chrony keeps this machine's clock",
+            "systemctl disable --now chrony      (undo: systemctl enable --now chrony)",
+            "firstlight-observe.conf",
+            "systemctl enable --now firstlight",
+        ] {
+            assert!(said.contains(words), "no `{words}` in\n{said}");
+        }
+        assert!(!done.contains("helper enable") && !done.contains("start"), "{done}");
+        assert!(done.contains("deb-systemd-helper update-state firstlight.service\n"), "{done}");
     }
-    assert!(!done.contains("helper enable") && !done.contains("start"), "{done}");
-    assert!(done.contains("deb-systemd-helper update-state firstlight.service\n"), "{done}");
 }
 
 fn purged() {
@@ -424,8 +426,8 @@ fn purged() {
 struct Machine(PathBuf);
 
 impl Machine {
-    /// On which `ss` prints `sockets`, and systemd runs the unit `active`.
-    fn new(name: &str, sockets: &str, active: &str) -> Self {
+    /// On which `ss` prints `sockets`, and systemd says yes to `state` alone.
+    fn new(name: &str, sockets: &str, state: &str) -> Self {
         let machine = Self(folder(name));
         fs::create_dir_all(machine.bin()).unwrap();
         fs::create_dir_all(machine.root().join("run/systemd/system")).unwrap();
@@ -440,7 +442,7 @@ impl Machine {
         let socket_lines = if sockets.is_empty() { "exit 0".to_owned() } else { socket_lines };
         for (program, does) in [
             ("ss", socket_lines),
-            ("systemctl", format!("[ \"$1\" != is-active ] || [ \"$3\" = \"{active}\" ]")),
+            ("systemctl", format!("[ \"$2\" != --quiet ] || [ \"$1 $3\" = \"{state}\" ]")),
             ("deb-systemd-helper", String::new()),
             ("deb-systemd-invoke", String::new()),
             ("systemd-sysusers", String::new()),
