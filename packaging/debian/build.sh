@@ -204,11 +204,11 @@ ${depends:+Depends: $depends
 Section: net
 Priority: optional
 Description: DNS and NTP for a LAN, from a box that boots without knowing the time
- One daemon that serves DNS (plain, DoT, DoH, DoQ) and NTP (with NTS) to a home or
- small network. It asks upstreams encrypted only, and gets by itself out of the circle
- in which a machine without a battery-backed clock is caught after a power cut:
- certificates are not yet valid, so names stay dark, so time servers are not found, so
- the clock stays wrong.
+ One daemon that serves DNS (plain, DoT, DoH, DoQ) and NTP (with NTS) to a home
+ or small network. It asks upstreams encrypted only, and gets by itself out of
+ the circle in which a machine without a battery-backed clock is caught after a
+ power cut: certificates are not yet valid, so names stay dark, so time servers
+ are not found, so the clock stays wrong.
 END
 chmod 644 "$root/DEBIAN/control" "$root/DEBIAN/md5sums"
 chmod -R u=rwX,go=rX "$root"
