@@ -23,7 +23,7 @@ mod wait_clock;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 /// Reads the command line, does what it says, and gives the exit code (see [`exit`]).
 #[must_use]
@@ -50,6 +50,12 @@ pub fn main() -> ExitCode {
         output::note(&failure);
         failure.code()
     }))
+}
+
+/// The command line as clap knows it: for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// DNS and NTP for a LAN, from a box that boots without knowing the time.
@@ -107,12 +113,10 @@ struct ConfigFile {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -1,6 +1,6 @@
 //! What the system allows this process.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 /// Raises the number of descriptors this process may hold as far as it is allowed to: every
 /// connection takes one, and shells and service managers start programs with 1024.
@@ -14,4 +14,4 @@ pub fn raise_descriptors() {
 }
 
 /// Connections of all listeners, upstreams, and some to spare.
-const ENOUGH: u64 = 16_384;
+const ENOUGH: rlim_t = 16_384;
