@@ -76,7 +76,7 @@ impl Conflict<'_> {
         self.owner == owner
     }
 
-    /// The ports, like `TCP 53, UDP 53`.
+    /// The ports, like `UDP 53, TCP 53`.
     pub(super) fn ports(&self) -> String {
         ports(&self.sockets)
     }

@@ -111,6 +111,7 @@ fn found(facts: &Facts) -> Vec<String> {
         let who = owner.process.as_ref();
         let who = who.map_or("somebody".to_owned(), super::facts::Process::words);
         let mut places: Vec<_> = owner.sockets.iter().map(|socket| socket.at.ip()).collect();
+        places.sort_unstable();
         places.dedup();
         let places = joined(places.iter().map(ToString::to_string), 3);
         lines.push(format!("Ports: {} of {who} at {places}", conflict::ports(&owner.sockets)));
