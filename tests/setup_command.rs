@@ -101,6 +101,14 @@ fn an_earlier_file_is_kept_and_so_is_the_one_kept_before() {
     assert_eq!(fs::read_to_string(&kept).unwrap(), "# mine\n");
     let second = kept.with_extension("before-setup.2");
     assert_eq!(fs::read(second).unwrap(), b"\xff\xfe no text");
+
+    // A daemon that runs goes on running, with the file that it had.
+    fs::write(pi.file(), "# mine again\n").unwrap();
+    pi.process(500, "firstlight", "firstlight.service", &[("udp", "0.0.0.0", 53)]);
+    let (_, said, _) = pi.setup(&["--yes"], "");
+    let undo = said.split_once("To undo:\n").unwrap().1;
+    assert!(undo.starts_with("  mv ") && undo.ends_with("\n  firstlight reload\n"), "{undo}");
+    assert!(!said.contains("UDP 53 of firstlight"), "{said}");
 }
 
 #[test]

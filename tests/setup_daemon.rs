@@ -47,7 +47,7 @@ fn serves() {
     assert!(!held.contains(&"listeners-refused"), "{held:?}");
     // Found again by the next run, it is nobody to be asked about.
     let (_, found) = look();
-    assert!(!found.contains("Ports: "), "{found}");
+    assert!(!found.contains("Ports: ") && found.contains("firstlight reload"), "{found}");
 }
 
 fn owners() {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::facts::{Facts, Owner, Process, Socket, of_containers};
 
-/// Units whose whole work is DNS or time. Others do more than to have a port, as NetworkManager does with
-/// a dnsmasq of its own: stopping them is nothing to offer.
+/// Units whose whole work is DNS or time. Others do more than to have a port, as `NetworkManager` does
+/// with a dnsmasq of its own: stopping them is nothing to offer.
 const STOPPABLE: &[&str] = &[
     "AdGuardHome",
     "bind9",

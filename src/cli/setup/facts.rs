@@ -11,6 +11,8 @@ pub(super) struct Facts {
     pub(super) nixos: bool,
     /// systemd starts the services here.
     pub(super) systemd: bool,
+    /// The daemon runs already.
+    pub(super) running: bool,
     /// The machine's name, without a domain.
     pub(super) host: String,
     /// The domain of the local network, without a final dot.
@@ -121,9 +123,11 @@ impl Facts {
 
     /// The addresses by which devices in the LAN reach this machine, and which are likely to stay.
     pub(super) fn lan(&self) -> Vec<IpAddr> {
-        let lan = self
-            .private()
-            .filter(|address| !address.ip.is_loopback() && !of_containers(&address.interface));
+        let passing = |ip| matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
+        let lan = self.private().filter(|address| {
+            let stays = !address.ip.is_loopback() && !passing(address.ip);
+            stays && !of_containers(&address.interface)
+        });
         lan.map(|address| address.ip).collect()
     }
 

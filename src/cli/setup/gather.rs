@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,9 @@ const FILE_LIMIT: u64 = 256 * 1024;
 const TABLE_LIMIT: u64 = 8 * 1024 * 1024;
 /// How many files of one folder are read.
 const FOLDER_LIMIT: usize = 64;
-/// CAP_SYS_TIME (linux/capability.h).
+/// What the daemon's process is called.
+const OURS: &str = "firstlight";
+/// `CAP_SYS_TIME` (linux/capability.h).
 const SYS_TIME: u64 = 1 << 25;
 
 /// Where other time services are configured.
@@ -81,10 +83,13 @@ impl Root<'_> {
             .or_else(|| identity::host(&self.read("proc/sys/kernel/hostname")))
             .unwrap_or_else(|| "firstlight".to_owned());
         let named = |process: &&Process| TIME_SERVICES.contains(&process.name.as_str());
+        // This very process is called so, too.
+        let ours = |it: &Process| it.name == OURS && it.pid != std::process::id();
         let mut facts = Facts {
             system: field(&release, "PRETTY_NAME").chars().take(64).collect(),
             nixos: field(&release, "ID") == "nixos" || self.exists("etc/NIXOS"),
             systemd: self.exists("run/systemd/system"),
+            running: processes.values().any(ours),
             domain: identity::domain(&host, &self.read("etc/hosts"), &resolv),
             host,
             addresses: addresses.to_vec(),
@@ -95,7 +100,7 @@ impl Root<'_> {
             time_files: self.time_files(),
             rtc: self.rtc(),
             clock_withheld: self.clock_withheld(),
-            earlier: self.earlier(config),
+            earlier: earlier(config),
             unseen: Vec::new(),
         };
         facts.unseen = self.unseen;
@@ -194,29 +199,6 @@ impl Root<'_> {
         }
     }
 
-    fn earlier(&mut self, config: &Path) -> Option<Earlier> {
-        let (Beginning::All(text) | Beginning::Cut(text)) = beginning(config, FILE_LIMIT) else {
-            return None;
-        };
-        let Parsed { config, .. } =
-            text.starts_with(MARK).then(|| Config::parse(&text, config).ok()).flatten()?;
-        let listen = config.dns.listen.iter().map(std::net::SocketAddr::ip);
-        let usual = |listen: &[std::net::SocketAddr], port| {
-            !listen.is_empty() && listen.iter().all(|at| at.port() == port)
-        };
-        Some(Earlier {
-            listen: listen.filter(|ip| !ip.is_unspecified()).collect(),
-            operators: config.upstreams.iter().map(|upstream| upstream.operator.clone()).collect(),
-            name: config.tls.name.to_string().trim_end_matches('.').to_owned(),
-            observes: config.clock.mode == ClockMode::Observe,
-            sources: config.clock.sources.iter().map(|source| source.address.ip()).collect(),
-            beside: !usual(&config.dns.listen, 53)
-                || !usual(&config.dot.listen, 853)
-                || !usual(&config.doh.listen, 443)
-                || !usual(&config.ntp.listen, 123),
-        })
-    }
-
     /// Every process that may be seen, by its id.
     fn processes(&mut self) -> BTreeMap<u32, Process> {
         let mut found = BTreeMap::new();
@@ -252,7 +234,7 @@ impl Root<'_> {
                 let inode = inode.and_then(|it| it.strip_suffix(']')?.parse::<u64>().ok());
                 sockets.extend(inode.and_then(|inode| open.remove(&inode)));
             }
-            if !sockets.is_empty() && process.name != "firstlight" {
+            if !sockets.is_empty() && process.name != OURS {
                 sockets.sort_unstable();
                 owners.push(Owner { process: Some(process.clone()), sockets });
             }
@@ -279,6 +261,30 @@ pub(super) fn interfaces() -> Vec<Address> {
     let mut found: Vec<_> = found.collect();
     found.sort_by(|a, b| (&a.interface, a.ip).cmp(&(&b.interface, b.ip)));
     found
+}
+
+/// What a run before this one wrote, whatever was changed in it since.
+fn earlier(config: &Path) -> Option<Earlier> {
+    let (Beginning::All(text) | Beginning::Cut(text)) = beginning(config, FILE_LIMIT) else {
+        return None;
+    };
+    let Parsed { config, .. } =
+        text.starts_with(MARK).then(|| Config::parse(&text, config).ok()).flatten()?;
+    let listen = config.dns.listen.iter().map(SocketAddr::ip);
+    let usual = |listen: &[SocketAddr], port| {
+        !listen.is_empty() && listen.iter().all(|at| at.port() == port)
+    };
+    Some(Earlier {
+        listen: listen.filter(|ip| !ip.is_unspecified()).collect(),
+        operators: config.upstreams.iter().map(|upstream| upstream.operator.clone()).collect(),
+        name: config.tls.name.to_string().trim_end_matches('.').to_owned(),
+        observes: config.clock.mode == ClockMode::Observe,
+        sources: config.clock.sources.iter().map(|source| source.address.ip()).collect(),
+        beside: !usual(&config.dns.listen, 53)
+            || !usual(&config.dot.listen, 853)
+            || !usual(&config.doh.listen, 443)
+            || !usual(&config.ntp.listen, 123),
+    })
 }
 
 enum Beginning {

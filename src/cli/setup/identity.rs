@@ -31,8 +31,9 @@ pub(super) fn domain(host: &str, hosts: &str, resolv: &str) -> Option<String> {
     });
     let searched = || {
         let lines = resolv.lines().map(str::trim);
-        let lists = lines.filter_map(|it| it.strip_prefix("search").or(it.strip_prefix("domain")));
-        let first = lists.filter_map(|list| list.split_ascii_whitespace().next()).next()?;
+        let mut lists =
+            lines.filter_map(|it| it.strip_prefix("search").or(it.strip_prefix("domain")));
+        let first = lists.find_map(|list| list.split_ascii_whitespace().next())?;
         usable(first).filter(|domain| is_within(domain, HOME_DOMAINS))
     };
     own.next().or_else(searched)

@@ -14,7 +14,7 @@ mod time_files;
 #[cfg(test)]
 mod machines;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -83,18 +83,29 @@ pub(super) fn run(how: &Setup) -> Result<u8, Failure> {
             "this configuration has faults, which is a mistake of ours, and nothing was written:\n{report}"
         )));
     }
-    let mut said = String::new();
-    section(&mut said, "Found", &plan.found);
     if how.dry_run {
-        section(&mut said, "Note", &plan.notes);
-        let stops = plan.stops.iter().map(|unit| format!("systemctl disable --now {unit}"));
-        section(&mut said, "Would run", &stops.collect::<Vec<_>>());
-        steps(&mut said, &plan);
-        let _ = write!(said, "Would write {}:\n\n{}", file.display(), plan.text);
-        output::print(said)?;
+        output::print(rehearsal(&plan, &file))?;
         return Ok(exit::OK);
     }
-    let placed = place(&file, &plan.text).map_err(|(path, why)| {
+    carry_out(&plan, &file, &facts, how.root.is_some())
+}
+
+/// What would be done, and the file.
+fn rehearsal(plan: &Plan, file: &Path) -> String {
+    let mut said = String::new();
+    section(&mut said, "Found", &plan.found);
+    section(&mut said, "Note", &plan.notes);
+    let stops = plan.stops.iter().map(|unit| format!("systemctl disable --now {unit}"));
+    section(&mut said, "Would run", &stops.collect::<Vec<_>>());
+    section(&mut said, "Next", &plan.next);
+    let _ = write!(said, "Would write {}:\n\n{}", file.display(), plan.text);
+    said
+}
+
+/// Writes the file, stops what a person wants stopped, and says so. `elsewhere`: the files are those of
+/// another machine, on which nothing can be stopped.
+fn carry_out(plan: &Plan, file: &Path, facts: &Facts, elsewhere: bool) -> Result<u8, Failure> {
+    let placed = place(file, &plan.text).map_err(|(path, why)| {
         let root =
             "try as root, or name another file: --config FILE; --dry-run shows what it would hold";
         let at = path.display();
@@ -103,37 +114,43 @@ pub(super) fn run(how: &Setup) -> Result<u8, Failure> {
         ))
     })?;
     let name = file.display();
-    let mut notes = vec![match &placed {
-        Placed::Created => format!("{name} was written"),
-        Placed::Unchanged => format!("{name} is as it should be: nothing was changed"),
+    let (done, undone) = match &placed {
+        Placed::Created => (format!("{name} was written"), Some(format!("rm {name}"))),
+        Placed::Unchanged => (format!("{name} is as it should be: nothing was changed"), None),
         Placed::Replaced(kept) => {
-            format!("{name} was written; what it held is in {}", kept.display())
+            let kept = kept.display();
+            (
+                format!("{name} was written; what it held is in {kept}"),
+                Some(format!("mv {kept} {name}")),
+            )
         }
-    }];
-    let mut undo = match &placed {
-        Placed::Created => vec![format!("rm {name}")],
-        Placed::Unchanged => Vec::new(),
-        Placed::Replaced(kept) => vec![format!("mv {} {name}", kept.display())],
     };
+    let (mut done, mut undo) = (vec![done], Vec::new());
+    if facts.systemd && !facts.nixos && !facts.running {
+        undo.push("systemctl disable --now firstlight".to_owned());
+    }
+    undo.extend(undone);
+    if facts.running && !undo.is_empty() {
+        undo.push("firstlight reload".to_owned());
+    }
     let mut code = exit::OK;
     for unit in &plan.stops {
-        match stop(unit, how.root.is_some()) {
+        match stop(unit, elsewhere) {
             Ok(()) => {
-                notes.push(format!("{unit} was stopped, and stays so"));
+                done.push(format!("{unit} was stopped, and stays so"));
                 undo.push(format!("systemctl enable --now {unit}"));
             }
             Err(why) => {
-                notes.push(format!("{unit} was NOT stopped: {why}"));
+                done.push(format!("{unit} was NOT stopped: {why}"));
                 code = exit::FAILED;
             }
         }
     }
-    section(&mut said, "Done", &notes);
+    let mut said = String::new();
+    section(&mut said, "Found", &plan.found);
+    section(&mut said, "Done", &done);
     section(&mut said, "Note", &plan.notes);
-    steps(&mut said, &plan);
-    if facts.systemd && !facts.nixos {
-        undo.insert(0, "systemctl disable --now firstlight".to_owned());
-    }
+    section(&mut said, "Next", &plan.next);
     section(&mut said, "To undo", &undo);
     output::print(said)?;
     Ok(code)
@@ -193,15 +210,12 @@ fn stop(unit: &str, elsewhere: bool) -> Result<(), String> {
     Err(words.lines().last().unwrap_or("systemctl failed").to_owned())
 }
 
-fn steps(said: &mut String, plan: &Plan) {
-    let lines = plan.next.iter().fold(String::new(), |lines, step| format!("{lines}{step}\n"));
-    let _ = write!(said, "Next:\n{lines}");
-}
-
-fn section(said: &mut String, title: &str, lines: &[String]) {
+fn section(said: &mut String, title: &str, lines: &[impl Display]) {
     if !lines.is_empty() {
-        let lines = lines.iter().fold(String::new(), |all, line| format!("{all}  {line}\n"));
-        let _ = write!(said, "{title}:\n{lines}");
+        let _ = writeln!(said, "{title}:");
+        for line in lines {
+            let _ = writeln!(said, "  {line}");
+        }
     }
 }
 

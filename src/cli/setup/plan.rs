@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::answers::{Answers, Ports};
 use super::conflict::{self, Conflict, conflicts};
-use super::facts::{Facts, Rtc};
+use super::facts::{Facts, Process, Rtc};
 use super::text::{self, Served, Written};
 
 /// The unit's drop-in for a clock that is left alone, where the package puts it, and where it goes.
@@ -51,9 +51,9 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.command {
-            Some(command) if self.why.is_empty() => write!(f, "  {command}"),
-            Some(command) => write!(f, "  {command}  # {}", self.why),
-            None => write!(f, "  {}", self.why),
+            Some(command) if self.why.is_empty() => f.write_str(command),
+            Some(command) => write!(f, "{command}  # {}", self.why),
+            None => f.write_str(&self.why),
         }
     }
 }
@@ -99,7 +99,7 @@ fn found(facts: &Facts) -> Vec<String> {
         let programs = if programs.is_empty() { programs } else { format!("; here: {programs}") };
         lines.push(format!("Names: resolv.conf asks {asks}{programs}"));
     }
-    let running = joined(facts.time_services.iter().map(super::facts::Process::words), 4);
+    let running = joined(facts.time_services.iter().map(Process::words), 4);
     let files = facts.time_files.iter();
     let files = files.map(|it| format!("{} ({})", it.file, joined(it.servers.iter().cloned(), 3)));
     let files = joined(files, 2);
@@ -109,7 +109,7 @@ fn found(facts: &Facts) -> Vec<String> {
     }
     for owner in facts.owners.iter().take(4) {
         let who = owner.process.as_ref();
-        let who = who.map_or("somebody".to_owned(), super::facts::Process::words);
+        let who = who.map_or("somebody".to_owned(), Process::words);
         let mut places: Vec<_> = owner.sockets.iter().map(|socket| socket.at.ip()).collect();
         places.sort_unstable();
         places.dedup();
@@ -130,7 +130,7 @@ fn notes(
     let named = joined(facts.named_sources().into_iter().map(str::to_owned), 3);
     if !named.is_empty() {
         notes.push(format!(
-            "Not taken over, because a source must be an address: {named}; the built-in six are asked"
+            "Not taken over, because a source must be an address: {named}; the built-in ones are asked"
         ));
     }
     if !written.imported.is_empty() {
@@ -221,12 +221,11 @@ fn next(facts: &Facts, answers: &Answers, conflicts: &[Conflict<'_>], file: &Pat
         steps.push(Step::run("nixos-rebuild switch", ""));
     } else {
         steps.extend(own_clock(facts, answers, &stopped));
-        let start = "systemctl enable --now firstlight";
         let by_hand = format!("firstlight run --config {}", file.display());
-        steps.push(if facts.systemd {
-            Step::run(start, "")
-        } else {
-            Step::run(by_hand, "no systemd here")
+        steps.push(match (facts.running, facts.systemd) {
+            (true, _) => Step::run("firstlight reload", "it runs, and reads the file again"),
+            (false, true) => Step::run("systemctl enable --now firstlight", ""),
+            (false, false) => Step::run(by_hand, "no systemd here"),
         });
     }
     steps.push(Step::run("firstlight status", "what it knows, and what is wrong"));
