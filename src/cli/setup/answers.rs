@@ -117,7 +117,8 @@ impl Answers {
             ),
             Topic::Clock => (ask_clock(facts), self.clock_words(facts)),
             Topic::Ports => {
-                let conflicts = conflicts(facts, self.listen.as_deref());
+                let mut conflicts = conflicts(facts, self.listen.as_deref());
+                conflicts.retain(|conflict| !conflict.keeps_time(self.observe));
                 if conflicts.is_empty() {
                     return None;
                 }

@@ -71,6 +71,13 @@ impl Conflict<'_> {
             .map_or("a process that only root may see".to_owned(), Process::words)
     }
 
+    /// Whether it is about the program that keeps the clock, if firstlight only observes it, and about
+    /// nothing but the time: it then serves that as well.
+    pub(super) fn keeps_time(&self, observe: bool) -> bool {
+        let steers = self.owner.process.as_ref().is_some_and(Process::keeps_a_clock);
+        observe && steers && self.sockets.iter().all(|socket| socket.at.port() == 123)
+    }
+
     /// Whether it is about this process.
     pub(super) fn is_of(&self, owner: &Owner) -> bool {
         self.owner == owner

@@ -2,6 +2,18 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+/// Programs that set clocks all the time, by the name of their process (cut to 15 octets by the kernel).
+const TIME_SERVICES: &[&str] = &[
+    "chronyd",
+    "ntp-daemon",
+    "ntpd",
+    "ntpd-rs",
+    "ntpsec",
+    "openntpd",
+    "phc2sys",
+    "systemd-timesyn",
+];
+
 /// Everything that decides what a configuration for this machine looks like.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Facts {
@@ -168,6 +180,11 @@ impl Process {
     /// Whether it is the time service that systemd brings along.
     pub(super) fn gives_way(&self) -> bool {
         self.name.starts_with("systemd-timesyn")
+    }
+
+    /// Whether its work is to keep the machine's clock.
+    pub(super) fn keeps_a_clock(&self) -> bool {
+        TIME_SERVICES.contains(&self.name.as_str())
     }
 
     /// How a person would name it: `dnsmasq (process 7)`.

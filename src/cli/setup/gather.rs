@@ -51,19 +51,7 @@ const RESOLVERS: &[(&str, &str)] = &[
     ("dnsmasq", "etc/dnsmasq.conf"),
     ("systemd-resolved", "run/systemd/resolve/stub-resolv.conf"),
 ];
-/// Programs that set clocks all the time, by the name of their process (cut to 15 octets by the kernel).
-const TIME_SERVICES: &[&str] = &[
-    "chronyd",
-    "ntp-daemon",
-    "ntpd",
-    "ntpd-rs",
-    "ntpsec",
-    "openntpd",
-    "phc2sys",
-    "systemd-timesyn",
-];
-
-/// What is found below `root`. `addresses` stand in for those of the interfaces, if there are any.
+/// What is found below `root` on a machine with these addresses, and in the configuration that is there.
 pub(super) fn gather(root: &Path, addresses: &[Address], config: &Path) -> Facts {
     let root = Root { path: root, unseen: Vec::new() };
     root.gather(addresses, config)
@@ -82,7 +70,6 @@ impl Root<'_> {
         let host = identity::host(&self.read("etc/hostname"))
             .or_else(|| identity::host(&self.read("proc/sys/kernel/hostname")))
             .unwrap_or_else(|| "firstlight".to_owned());
-        let named = |process: &&Process| TIME_SERVICES.contains(&process.name.as_str());
         // This very process is called so, too.
         let ours = |it: &Process| it.name == OURS && it.pid != std::process::id();
         let mut facts = Facts {
@@ -96,7 +83,7 @@ impl Root<'_> {
             owners: self.owners(&processes),
             nameservers: identity::nameservers(&resolv),
             resolvers: self.resolvers(),
-            time_services: processes.values().filter(named).cloned().collect(),
+            time_services: processes.values().filter(|it| it.keeps_a_clock()).cloned().collect(),
             time_files: self.time_files(),
             rtc: self.rtc(),
             clock_withheld: self.clock_withheld(),
@@ -171,7 +158,8 @@ impl Root<'_> {
         let Some(device) = self.list("sys/class/rtc").into_iter().next() else { return Rtc::None };
         let folder = format!("sys/class/rtc/{device}");
         let name = self.read(&format!("{folder}/name"));
-        let name = if name.trim().is_empty() { device } else { name.trim().to_owned() };
+        let name: String = name.trim().chars().take(64).collect();
+        let name = if name.is_empty() { device } else { name };
         let number = |text: String| text.trim().parse::<i64>().ok();
         let shows = number(self.read(&format!("{folder}/since_epoch"))).map(UnixTime::from_secs);
         // In microvolts, of the clock on a Raspberry Pi 5.
@@ -203,7 +191,8 @@ impl Root<'_> {
     fn processes(&mut self) -> BTreeMap<u32, Process> {
         let mut found = BTreeMap::new();
         for pid in self.list("proc").into_iter().filter_map(|name| name.parse::<u32>().ok()) {
-            let name = self.read(&format!("proc/{pid}/comm")).trim().to_owned();
+            let name: String =
+                self.read(&format!("proc/{pid}/comm")).trim().chars().take(15).collect();
             if !name.is_empty() {
                 let unit = unit(&self.read(&format!("proc/{pid}/cgroup")));
                 found.insert(pid, Process { pid, name, unit });
@@ -271,19 +260,19 @@ fn earlier(config: &Path) -> Option<Earlier> {
     let Parsed { config, .. } =
         text.starts_with(MARK).then(|| Config::parse(&text, config).ok()).flatten()?;
     let listen = config.dns.listen.iter().map(SocketAddr::ip);
-    let usual = |listen: &[SocketAddr], port| {
-        !listen.is_empty() && listen.iter().all(|at| at.port() == port)
-    };
+    let elsewhere = |listen: &[SocketAddr], port| listen.iter().any(|at| at.port() != port);
+    let observes = config.clock.mode == ClockMode::Observe;
     Some(Earlier {
         listen: listen.filter(|ip| !ip.is_unspecified()).collect(),
         operators: config.upstreams.iter().map(|upstream| upstream.operator.clone()).collect(),
         name: config.tls.name.to_string().trim_end_matches('.').to_owned(),
-        observes: config.clock.mode == ClockMode::Observe,
+        observes,
         sources: config.clock.sources.iter().map(|source| source.address.ip()).collect(),
-        beside: !usual(&config.dns.listen, 53)
-            || !usual(&config.dot.listen, 853)
-            || !usual(&config.doh.listen, 443)
-            || !usual(&config.ntp.listen, 123),
+        // With a clock that is another program's, the port for time may be that program's, too.
+        beside: elsewhere(&config.dns.listen, 53)
+            || elsewhere(&config.dot.listen, 853)
+            || elsewhere(&config.doh.listen, 443)
+            || (config.ntp.listen.is_empty() && !observes),
     })
 }
 

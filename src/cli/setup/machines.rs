@@ -119,20 +119,24 @@ fn a_chrony_server_goes_on_and_its_addresses_become_sources_only_when_asked_for(
     assert!(said(&plan).contains("a source must be an address: ntp.lan"), "{plan:#?}");
     assert!(commands(&plan).iter().any(|command| command.contains("firstlight-observe.conf")));
 
-    let (plan, config) =
-        answered(&machine, &[(Topic::Clock, "observe, import"), (Topic::Ports, "stop")]);
+    let (plan, config) = answered(&machine, &[(Topic::Clock, "observe, import")]);
     let sources: Vec<_> = config.clock.sources.iter().map(|source| source.address.ip()).collect();
     assert_eq!(sources[6..].iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.168.1.1"]);
     // Google smears, Cloudflare's is built in, and this machine is no source of its own.
     for reason in ["216.239.35.0: ", "162.159.200.1: ", "192.168.1.2: it is this machine"] {
         assert!(said(&plan).contains(reason), "{reason}: {plan:#?}");
     }
-    // It keeps the clock, so it is not stopped.
-    assert!(plan.stops.is_empty());
+    // It keeps the clock, so there is nothing to be asked about it.
+    assert!(!asked(&machine).contains(&Topic::Ports) && config.ntp.listen.is_empty());
+    assert!(said(&plan).contains("NTP is off here") && !said(&plan).contains("disable"));
 
     let (plan, config) = answered(&machine, &[(Topic::Clock, "steer"), (Topic::Ports, "stop")]);
     assert_eq!(config.clock.mode, ClockMode::Steer);
     assert_eq!(plan.stops, ["chrony"]);
+    let (plan, config) = answered(&machine, &[(Topic::Clock, "steer")]);
+    let stop = "systemctl disable --now chrony";
+    assert_eq!(commands(&plan).iter().filter(|command| *command == stop).count(), 1);
+    assert_eq!(config.ntp.listen[0].port(), 123);
 }
 
 #[test]
@@ -209,6 +213,17 @@ fn without_a_network_a_domain_or_systemd_there_is_a_plan_as_well() {
     assert_eq!(config.tls.name.to_string().trim_end_matches('.'), "firstlight.home.arpa");
     assert!(config.names.is_empty());
     assert!(commands(&plan).iter().any(|command| command.starts_with("firstlight run")));
+}
+
+#[test]
+fn a_file_that_the_service_does_not_read_is_served_by_hand() {
+    let pi = raspberry_pi();
+    let answers = Answers::by_default(&pi);
+
+    let next = commands(&plan(&pi, &answers, Path::new("/root/try.toml")));
+
+    assert!(next.contains(&"firstlight run --config /root/try.toml".to_owned()), "{next:?}");
+    assert!(!next.iter().any(|command| command.contains("enable --now firstlight")), "{next:?}");
 }
 
 #[test]

@@ -48,8 +48,8 @@ pub(super) fn place(file: &Path, text: &str) -> Result<Placed, (PathBuf, io::Err
         Ok(kept.map_or(Placed::Created, Placed::Replaced))
     });
     match &written {
-        // Without this the rename itself may be lost with the power.
-        Ok(_) => File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?,
+        // Without this the rename itself may be lost with the power. It is made, in any case.
+        Ok(_) => drop(File::open(folder).and_then(|folder| folder.sync_all())),
         Err(_) => drop(fs::remove_file(&unfinished)),
     }
     written

@@ -7,6 +7,7 @@ use super::answers::{Answers, Ports};
 use super::conflict::{self, Conflict, conflicts};
 use super::facts::{Facts, Process, Rtc};
 use super::text::{self, Served, Written};
+use crate::host::config_file::DEFAULT_FILE;
 
 /// The unit's drop-in for a clock that is left alone, where the package puts it, and where it goes.
 const OBSERVE: (&str, &str) = (
@@ -157,6 +158,10 @@ fn notes(
         let who = owner.process.as_ref().map(|process| process.name.as_str()).unwrap_or_default();
         notes.push(format!("{who} keeps its own addresses; firstlight takes the others"));
     }
+    for conflict in conflicts.iter().filter(|conflict| conflict.keeps_time(answers.observe)) {
+        let who = conflict.who();
+        notes.push(format!("{who} keeps the clock and tells the LAN the time; NTP is off here"));
+    }
     let served = text::served(facts, answers);
     if answers.ports == Ports::Beside && !conflicts.is_empty() {
         notes.push(beside(&served));
@@ -177,10 +182,10 @@ fn stops(facts: &Facts, answers: &Answers, conflicts: &[Conflict<'_>]) -> Vec<St
         return Vec::new();
     }
     let mut units: Vec<String> = Vec::new();
-    for unit in conflicts.iter().filter_map(Conflict::unit) {
-        // Whoever keeps the clock goes on keeping it, if that was the answer.
-        let keeps = facts.time_services.iter().any(|it| conflict::stoppable(it) == Some(unit));
-        if !(keeps && answers.observe) && units.iter().all(|known| known != unit) {
+    // Whoever keeps the clock goes on keeping it, if that was the answer.
+    let conflicts = conflicts.iter().filter(|conflict| !conflict.keeps_time(answers.observe));
+    for unit in conflicts.filter_map(Conflict::unit) {
+        if units.iter().all(|known| known != unit) {
             units.push(unit.to_owned());
         }
     }
@@ -193,7 +198,7 @@ fn next(facts: &Facts, answers: &Answers, conflicts: &[Conflict<'_>], file: &Pat
     for conflict in conflicts {
         let (ports, who) = (conflict.ports(), conflict.who());
         match conflict.unit() {
-            _ if answers.ports == Ports::Beside => {}
+            _ if answers.ports == Ports::Beside || conflict.keeps_time(answers.observe) => {}
             Some(unit) if stopped.iter().any(|known| known == unit) => {}
             Some(unit) if facts.systemd && !facts.nixos => steps.push(Step::run(
                 format!("systemctl disable --now {unit}"),
@@ -220,12 +225,17 @@ fn next(facts: &Facts, answers: &Answers, conflicts: &[Conflict<'_>], file: &Pat
         )));
         steps.push(Step::run("nixos-rebuild switch", ""));
     } else {
-        steps.extend(own_clock(facts, answers, &stopped));
+        let left = conflicts.iter().filter_map(Conflict::unit).map(str::to_owned);
+        let told: Vec<_> = if answers.ports == Ports::Beside { Vec::new() } else { left.collect() };
+        steps.extend(own_clock(facts, answers, &told));
         let by_hand = format!("firstlight run --config {}", file.display());
-        steps.push(match (facts.running, facts.systemd) {
-            (true, _) => Step::run("firstlight reload", "it runs, and reads the file again"),
-            (false, true) => Step::run("systemctl enable --now firstlight", ""),
-            (false, false) => Step::run(by_hand, "no systemd here"),
+        // Below another root it is the usual one, too.
+        let usual = file.ends_with(DEFAULT_FILE.trim_start_matches('/'));
+        steps.push(match (usual, facts.running, facts.systemd) {
+            (true, true, _) => Step::run("firstlight reload", "it runs, and reads the file again"),
+            (true, false, true) => Step::run("systemctl enable --now firstlight", ""),
+            (true, false, false) => Step::run(by_hand, "no systemd here"),
+            (false, ..) => Step::run(by_hand, format!("the service reads {DEFAULT_FILE} alone")),
         });
     }
     steps.push(Step::run("firstlight status", "what it knows, and what is wrong"));
@@ -242,8 +252,8 @@ fn next(facts: &Facts, answers: &Answers, conflicts: &[Conflict<'_>], file: &Pat
     steps
 }
 
-/// Two programs must not set one clock.
-fn own_clock(facts: &Facts, answers: &Answers, stopped: &[String]) -> Vec<Step> {
+/// Two programs must not set one clock. Units that are `told` of already are left out.
+fn own_clock(facts: &Facts, answers: &Answers, told: &[String]) -> Vec<Step> {
     if !facts.systemd {
         return Vec::new();
     }
@@ -256,7 +266,7 @@ fn own_clock(facts: &Facts, answers: &Answers, stopped: &[String]) -> Vec<Step> 
         ];
     }
     let units = facts.time_services.iter().filter_map(conflict::stoppable);
-    let units = units.filter(|unit| stopped.iter().all(|known| known != unit));
+    let units = units.filter(|unit| !told.iter().any(|known| known == unit));
     let why = "one program alone may set a clock";
     units.map(|unit| Step::run(format!("systemctl disable --now {unit}"), why)).collect()
 }

@@ -80,8 +80,10 @@ pub(super) fn built_in_operators() -> Vec<String> {
 /// The ports that are served on, given who has the usual ones.
 pub(super) fn served(facts: &Facts, answers: &Answers) -> Served {
     let conflicts = conflicts(facts, answers.listen.as_deref());
+    // Clients ask for the time at the usual port, and nowhere else.
+    let kept = conflicts.iter().any(|conflict| conflict.keeps_time(answers.observe));
     if answers.ports != Ports::Beside {
-        return USUAL;
+        return Served { ntp: USUAL.ntp.filter(|_| !kept), ..USUAL };
     }
     let taken = |tcp, port| conflicts.iter().any(|conflict| conflict.takes(tcp, port));
     let either = |kept: u16, other| if taken(true, kept) { other } else { kept };
@@ -90,7 +92,6 @@ pub(super) fn served(facts: &Facts, answers: &Answers) -> Served {
         dot: either(853, 8853),
         doh: either(443, 8443),
         doq: if taken(false, 853) { 8853 } else { 853 },
-        // Clients ask for the time at the usual port, and nowhere else.
         ntp: (!taken(false, 123)).then_some(123),
     }
 }
