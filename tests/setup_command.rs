@@ -83,6 +83,23 @@ fn what_was_answered_once_is_the_default_of_the_next_run() {
 }
 
 #[test]
+fn what_was_not_asked_for_is_not_taken_over_by_a_further_run() {
+    let machine = Machine::chrony();
+    let built_in = "server 162.159.200.1\nserver 192.168.7.1\n";
+    machine.write("etc/chrony/chrony.conf", built_in);
+    machine.setup(&["--yes"], "");
+    let first = fs::read_to_string(machine.file()).unwrap();
+
+    // An earlier answer does not count where it cannot be carried out.
+    fs::write(machine.file(), first.replace("mode = \"observe\"", "mode = \"steer\"")).unwrap();
+    machine.write("proc/self/uid_map", "0 100000 65536\n");
+    machine.setup(&["--yes"], "");
+
+    assert_eq!(fs::read_to_string(machine.file()).unwrap(), first);
+    assert!(!first.contains("192.168.7.1\""), "{first}");
+}
+
+#[test]
 fn an_earlier_file_is_kept_and_so_is_the_one_kept_before() {
     let pi = Machine::raspberry_pi();
     pi.write("etc/firstlight/firstlight.toml", "# mine\n");

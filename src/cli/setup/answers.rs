@@ -89,9 +89,9 @@ impl Answers {
                 answers.operators = kept;
             }
             answers.name.clone_from(&earlier.name);
-            answers.observe = earlier.observes;
+            answers.observe = earlier.observes || facts.clock_withheld.is_some();
             let literal = facts.literal_sources();
-            answers.import = literal.iter().any(|(ip, _)| earlier.sources.contains(ip));
+            answers.import = literal.iter().any(|(ip, _)| earlier.imported.contains(ip));
             if earlier.beside {
                 answers.ports = Ports::Beside;
             }
@@ -266,7 +266,7 @@ fn read_operators(answer: &str) -> Result<Vec<String>, String> {
 /// As the configuration itself would read it.
 fn read_name(answer: &str) -> Result<String, String> {
     let name = answer.trim().trim_end_matches('.').to_ascii_lowercase();
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
     if name.is_empty() || !name.chars().all(plain) {
         return Err("a name has letters, digits, hyphens and dots, like pi.home.lan".to_owned());
     }

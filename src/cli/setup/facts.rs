@@ -121,8 +121,8 @@ pub(super) struct Earlier {
     pub(super) name: String,
     /// `clock.mode` is "observe".
     pub(super) observes: bool,
-    /// Its time sources.
-    pub(super) sources: Vec<IpAddr>,
+    /// Its time sources, but for the built-in ones.
+    pub(super) imported: Vec<IpAddr>,
     /// It keeps off port 53, 853, 443 or 123.
     pub(super) beside: bool,
 }

@@ -259,6 +259,8 @@ fn earlier(config: &Path) -> Option<Earlier> {
     };
     let Parsed { config, .. } =
         text.starts_with(MARK).then(|| Config::parse(&text, config).ok()).flatten()?;
+    let built_in = Config::embedded().ok()?.config.clock.sources;
+    let imported = config.clock.sources.iter().map(|source| source.address.ip());
     let listen = config.dns.listen.iter().map(SocketAddr::ip);
     let elsewhere = |listen: &[SocketAddr], port| listen.iter().any(|at| at.port() != port);
     let observes = config.clock.mode == ClockMode::Observe;
@@ -267,7 +269,7 @@ fn earlier(config: &Path) -> Option<Earlier> {
         operators: config.upstreams.iter().map(|upstream| upstream.operator.clone()).collect(),
         name: config.tls.name.to_string().trim_end_matches('.').to_owned(),
         observes,
-        sources: config.clock.sources.iter().map(|source| source.address.ip()).collect(),
+        imported: imported.filter(|ip| built_in.iter().all(|it| it.address.ip() != *ip)).collect(),
         // With a clock that is another program's, the port for time may be that program's, too.
         beside: elsewhere(&config.dns.listen, 53)
             || elsewhere(&config.dot.listen, 853)
