@@ -54,6 +54,12 @@ pub(super) enum Failure {
         /// Why it cannot be.
         why: String,
     },
+    /// Questions were to be asked, and nobody is there to answer.
+    #[error(
+        "error: standard input gives no answers; nothing was changed\n   \
+         = help: run it in a terminal, or take the defaults: --yes (--dry-run shows them)"
+    )]
+    Unanswered,
     /// The daemon has nothing that would serve.
     #[error("error: {0}")]
     Wanting(String),
@@ -75,7 +81,7 @@ impl Failure {
                 | CallError::Io { .. }
                 | CallError::Silent(_),
             ) => UNREACHABLE,
-            Self::Configuration(_) => CONFIG,
+            Self::Configuration(_) | Self::Unanswered => CONFIG,
             Self::File { .. }
             | Self::Output(_)
             | Self::State(_)

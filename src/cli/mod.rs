@@ -12,6 +12,7 @@ mod health;
 mod output;
 mod reload;
 mod run;
+mod setup;
 mod sources;
 mod status;
 mod table;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Health(health) => health::run(&health),
         Command::Reload(file) => reload::run(&file),
         Command::Run(run) => Ok(run::run(run)),
+        Command::Setup(how) => setup::run(&how),
         Command::Sources(sources) => sources::run(&sources),
         Command::Status(look) => status::run(&look),
         Command::Clients(clients) => clients::run(&clients),
@@ -72,6 +74,8 @@ enum Command {
     Check(check::Check),
     /// Serve DNS and NTP until told to stop.
     Run(run::Run),
+    /// Look at this machine, ask a few questions, and write a configuration for it.
+    Setup(setup::Setup),
     /// See it heal: a small world on this machine, and a clock that starts in 1970.
     Try(trial::Try),
     /// Show how things are, at a glance.
