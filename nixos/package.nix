@@ -16,6 +16,7 @@ rustPlatform.buildRustPackage {
       ../benches
       ../config
       ../docs
+      ../packaging
       ../src
       ../tests
     ];
