@@ -252,6 +252,17 @@ fn fenced() {
     assert!(present().unwrap_err().to_string().contains("not a file that can be run"));
     let relative = Hook::new("hook".into(), Duration::from_secs(2));
     assert!(relative.check().unwrap_err().to_string().contains("not an absolute path"));
+    // Nor what anybody may put another program in the place of.
+    let open = lab.path("open");
+    fs::create_dir(&open).unwrap();
+    write("exit 0", 0o700);
+    fs::rename(&file, open.join("hook")).unwrap();
+    let hook = Hook::new(open.join("hook"), Duration::from_secs(2));
+    for (mode, fit) in [(0o777, false), (0o1777, true), (0o755, true)] {
+        fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+        let found = hook.check();
+        assert_eq!(found.is_ok(), fit, "{mode:o}: {found:?}");
+    }
 }
 
 /// The service may have capabilities to hand on; the hook does not get them.

@@ -46,8 +46,8 @@ impl Hook {
     ///
     /// # Errors
     ///
-    /// It is not there, is no program, or others could put words into our mouth: it belongs neither
-    /// to root nor to us, or somebody else may write it.
+    /// It is not there, is no program, or others could put words into our mouth: it, or a folder that
+    /// it is in, belongs neither to root nor to us, or anybody may write it.
     pub fn check(&self) -> Result<PathBuf, PublishError> {
         let told = |reason: &dyn std::fmt::Display| {
             PublishError::Configured(format!("{}: {reason}", self.program.display()))
@@ -68,6 +68,17 @@ impl Hook {
         }
         if facts.mode() & 0o022 != 0 {
             return Err(told(&"others may write it; see `chmod go-w`"));
+        }
+        // Whoever may write a folder on the way puts another program in its place.
+        for folder in file.ancestors().skip(1) {
+            let facts = fs::metadata(folder).map_err(|error| told(&error))?;
+            let strange = facts.uid() != 0 && facts.uid() != geteuid().as_raw();
+            if strange || facts.mode() & 0o1002 == 0o002 {
+                return Err(told(&format_args!(
+                    "others may replace it, for {} is theirs to write",
+                    folder.display()
+                )));
+            }
         }
         Ok(file)
     }
