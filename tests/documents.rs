@@ -103,8 +103,10 @@ fn commands(text: &str) -> Vec<String> {
         let line = line.split('#').next().unwrap_or_default().trim().to_owned();
         line.strip_prefix("sudo ").map_or(line.clone(), str::to_owned)
     };
-    let lines: Vec<_> =
-        blocks(text, "sh").iter().flat_map(|block| block.lines().map(of_block).collect::<Vec<_>>()).collect();
+    let lines: Vec<_> = blocks(text, "sh")
+        .iter()
+        .flat_map(|block| block.lines().map(of_block).collect::<Vec<_>>())
+        .collect();
     let inline = text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
     let begins = |line: &String| line.starts_with("firstlight ");
     lines.into_iter().chain(inline).filter(begins).collect()
