@@ -4,6 +4,7 @@
 
 mod lab;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -15,8 +16,10 @@ use std::time::Duration;
 use firstlight::admin::report::{Condition, HealthReport, Status};
 use firstlight::admin::{CONDITIONS, Health, Request};
 use lab::clients::{ask_ntp, ask_tcp, ask_tls, ask_udp};
+use lab::hook::Hook;
 use lab::{DAY, Daemon, HOUR, Lab, Resolver, eventually, find, needing, truth};
 use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
 
 const RULES: &str = "packaging/prometheus/rules.yml";
 const DASHBOARD: &str = "packaging/grafana/firstlight.json";
@@ -249,6 +252,15 @@ fn conditions() {
         .certificate("dns.home.lan.pem", "dns.home.lan.key")
         .replacing("[ntp]\n", "[ntp]\nkeys = \"ntp.keys\"\n")
         .replacing("[control]\n", "[metered]\nflag_file = \"metered\"\n[control]\n");
+    let hook = Hook::start(&lab);
+    let good = good.replacing(
+        "[control]\n",
+        &format!(
+            "[[notify]]\nkind = \"webhook\"\nleast = \"notice\"\nca = \"ca.pem\"\n\
+             url = \"https://{}/hook\"\n[control]\n",
+            hook.address
+        ),
+    );
     fs::copy(good.write(), lab.path("good.toml")).unwrap();
     let poor = good
         .clone()
@@ -261,7 +273,7 @@ fn conditions() {
     let refused = daemon.call(&Request::Reload).unwrap_err().to_string();
     assert!(refused.contains("ntz"), "{refused}");
 
-    let look = Look { lab: &lab, daemon: &daemon };
+    let look = Look { lab: &lab, daemon: &daemon, words: RefCell::default() };
     let at_first = [
         ("certificate-files", Health::Cert),
         ("clock-unknown", Health::Clock),
@@ -286,6 +298,14 @@ fn conditions() {
     assert_eq!(value(&page, "firstlight_config_last_reload_successful"), 0);
     assert_eq!(value(&page, "firstlight_clock_trust_level"), 0);
 
+    // Nobody is told of what does not last, and nobody can be while the time is not known.
+    std::thread::sleep(Duration::from_secs(31));
+    assert_eq!(hook.messages(), Vec::<Value>::new());
+    wan.set(lab::Says::Off(0), false);
+    let time = ["clock-unknown", "dates-relaxed"];
+    let hold = at_first.map(|(name, _)| name).into_iter().filter(|name| !time.contains(name));
+    look.notified(&hook, &hold.collect::<Vec<_>>(), true);
+
     drop(taken);
     fs::remove_file(lab.path("metered")).unwrap();
     lab.keep_secret("ntp.keys", "1 AES128 HEX:000102030405060708090a0b0c0d0e0f\n");
@@ -293,7 +313,6 @@ fn conditions() {
     good.write();
     daemon.call(&Request::Reload).unwrap();
     resolvers.iter_mut().for_each(Resolver::start);
-    wan.set(lab::Says::Off(0), false);
     // The time is known then, and confirmed by nobody.
     look.told("clock-unverified", Health::Clock);
     look.told("certificate-unjudged", Health::Cert);
@@ -314,12 +333,15 @@ fn conditions() {
     look.told("operator-down", Health::Dns);
     resolvers[1].start();
     look.cleared("operator-down", Health::Dns);
+    look.notified(&hook, &at_first.map(|(name, _)| name), false);
 }
 
 /// A daemon, looked at from three sides.
 struct Look<'l> {
     lab: &'l Lab,
     daemon: &'l Daemon,
+    /// All that `status` ever said.
+    words: RefCell<BTreeSet<String>>,
 }
 
 impl Look<'_> {
@@ -344,6 +366,28 @@ impl Look<'_> {
         assert!(found.is_some(), "{name}: {:#?}\n{}", self.status(), self.daemon.log());
     }
 
+    /// Waits until people elsewhere are told that these hold, in the words of `status`; or that they
+    /// do not any more.
+    fn notified(&self, hook: &Hook, names: &[&str], holds: bool) {
+        let told = eventually(Duration::from_secs(90), || {
+            self.status();
+            let messages = hook.messages();
+            let all = names.iter().all(|name| {
+                messages.iter().any(|told| told["condition"] == *name && told["holds"] == holds)
+            });
+            all.then_some(messages)
+        });
+        let told = told.unwrap_or_else(|| panic!("{:#?}\n{}", hook.messages(), self.daemon.log()));
+        for message in told.iter().filter(|message| message["holds"] == holds) {
+            let text = message["text"].as_str().unwrap();
+            // Figures in the words go on between two looks.
+            let plain = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+            let words = self.words.borrow();
+            assert!(words.iter().any(|said| plain(said) == plain(text)), "{text}");
+            assert_eq!(message["lasted"].is_null(), holds);
+        }
+    }
+
     /// Waits until none of the three tells of it.
     fn cleared(&self, name: &str, part: Health) {
         let gone = eventually(Duration::from_secs(60), || {
@@ -362,7 +406,10 @@ impl Look<'_> {
             .arg(self.lab.path("good.toml"))
             .output()
             .unwrap();
-        serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}: {out:?}"))
+        let status: Status =
+            serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}: {out:?}"));
+        self.words.borrow_mut().extend(status.conditions.iter().map(|held| held.text.clone()));
+        status
     }
 }
 

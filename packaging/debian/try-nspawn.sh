@@ -1,8 +1,9 @@
 #!/bin/sh
 # Tries the package in a Debian 12 of its own, which systemd-nspawn boots twice: installs it, asks it for a
-# name, boots again, asks again, upgrades, purges, and lists what is left.
+# name, boots again, asks again, upgrades, purges, and lists what is left. Or goes the way of a newcomer there:
+# three commands, and the time until the first answer.
 #
-#   packaging/debian/try-nspawn.sh [--root FOLDER] PACKAGE
+#   packaging/debian/try-nspawn.sh [--newcomer] [--root FOLDER] PACKAGE
 #
 #   --root FOLDER  a Debian 12 as debootstrap made it, which is copied; by default it is made, from the
 #                  network, with: debootstrap --variant=minbase
@@ -19,13 +20,18 @@ fail() {
     exit 1
 }
 
+newcomer=""
+if [ "${1:-}" = --newcomer ]; then
+    newcomer=yes
+    shift
+fi
 base=""
 if [ "${1:-}" = --root ]; then
     [ $# -ge 2 ] || fail "--root without a folder"
     base=$2
     shift 2
 fi
-[ $# -eq 1 ] || fail "usage: packaging/debian/try-nspawn.sh [--root FOLDER] PACKAGE"
+[ $# -eq 1 ] || fail "usage: packaging/debian/try-nspawn.sh [--newcomer] [--root FOLDER] PACKAGE"
 package=$1
 [ -f "$package" ] || fail "no package at $package"
 [ "$(id -u)" -eq 0 ] || fail "not root: a machine cannot be booted"
@@ -165,8 +171,44 @@ boot() {
     wait "$guest" || echo "the guest's machine exited with $?" >>"$work/console"
     guest=""
 }
-boot
-boot
+if [ -n "$newcomer" ]; then
+    rm -r "$root/etc/firstlight"
+    cat >"$root/try/run" <<'END'
+# A network of its own, as a home has one.
+ip link add lan0 type dummy && ip addr add 192.168.7.2/24 dev lan0 && ip link set lan0 up
+begin=$(date +%s%N)
+ms() {
+    echo $((($(date +%s%N) - begin) / 1000000))
+}
+run() {
+    if "$@" >/try/out 2>&1; then
+        echo "ok      after $(ms) ms: $*"
+    else
+        echo "FAILED  $*: $(tail -n 20 /try/out)"
+        systemctl poweroff --force
+        exit 1
+    fi
+}
+run env DEBIAN_FRONTEND=noninteractive dpkg -i /try/firstlight.deb
+run firstlight setup --yes
+sed 's/^/        | /' /try/out
+run systemctl enable --now firstlight.service
+name=$(sed -n 's/^name = "\(.*\)"$/\1/p' /etc/firstlight/firstlight.toml | head -n 1)
+until getent hosts "$name" | grep -q '^192\.168\.7\.2 '; do
+    if [ "$(ms)" -gt 60000 ]; then
+        echo "FAILED  no answer for $name: $(getent hosts "$name")"
+        break
+    fi
+    sleep 0.05
+done
+[ "$(ms)" -gt 60000 ] || { echo "ok      after $(ms) ms: $name is answered"; : >/try/well-0; : >/try/well-1; }
+systemctl poweroff --force
+END
+    boot
+else
+    boot
+    boot
+fi
 cat "$root/try/log" || true
 if [ -e "$root/try/well-0" ] && [ -e "$root/try/well-1" ]; then
     exit 0

@@ -9,6 +9,7 @@ pub(crate) mod clients;
 mod daemon;
 pub(crate) mod distance;
 pub(crate) mod faulty;
+pub(crate) mod hook;
 pub(crate) mod load;
 pub(crate) mod namespace;
 mod pki;
