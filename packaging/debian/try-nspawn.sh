@@ -175,7 +175,8 @@ if [ -n "$newcomer" ]; then
     rm -r "$root/etc/firstlight"
     cat >"$root/try/run" <<'END'
 # A network of its own, as a home has one.
-ip link add lan0 type dummy && ip addr add 192.168.7.2/24 dev lan0 && ip link set lan0 up
+ip link add lan0 type veth peer name lan1 && ip addr add 192.168.7.2/24 dev lan0
+ip link set lan0 up && ip link set lan1 up
 begin=$(date +%s%N)
 ms() {
     echo $((($(date +%s%N) - begin) / 1000000))
@@ -192,8 +193,8 @@ run() {
 run env DEBIAN_FRONTEND=noninteractive dpkg -i /try/firstlight.deb
 run firstlight setup --yes
 sed 's/^/        | /' /try/out
-run systemctl enable --now firstlight.service
-name=$(sed -n 's/^name = "\(.*\)"$/\1/p' /etc/firstlight/firstlight.toml | head -n 1)
+run firstlight reload
+name=$(sed -n '/^\[\[name]]/,/^$/s/^name = "\(.*\)"$/\1/p' /etc/firstlight/firstlight.toml | head -n 1)
 until getent hosts "$name" | grep -q '^192\.168\.7\.2 '; do
     if [ "$(ms)" -gt 60000 ]; then
         echo "FAILED  no answer for $name: $(getent hosts "$name")"
