@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the Debian package: packaging/debian/build.sh [OPTION..] OUT
 #
-#   --binary PATH     the program; by default target/release/firstlight, which is built
+#   --binary PATH     the program; by default target/packaged/firstlight, which is built
 #   --arch ARCH       amd64, arm64 or armhf; by default, and at any rate checked by, the program's
 #   --generated PATH  manual pages and completions, as `cargo run --example generate` writes them;
 #                     by default they are written
@@ -49,8 +49,8 @@ for program in dpkg-deb readelf gzip cargo; do
     command -v "$program" >/dev/null || fail "no $program"
 done
 if [ -z "$binary" ]; then
-    (cd "$top" && cargo build --release --locked) >&2
-    binary=$top/target/release/firstlight
+    (cd "$top" && cargo build --profile packaged --locked) >&2
+    binary=$top/target/packaged/firstlight
 fi
 [ -f "$binary" ] || fail "no program at $binary"
 
