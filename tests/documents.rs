@@ -67,6 +67,7 @@ fn the_commands_of_the_runbook_do_what_they_should_on_a_daemon() {
     lab.configure().write();
     let mut daemon = Daemon::start(&lab, &["--start", "@0"]);
     daemon.serves(&lab).unwrap();
+    daemon.wait_for("commands are heard", 5, |_| true);
 
     let text = fs::read_to_string(root().join("docs/operation.md")).unwrap();
     let lines: Vec<_> = blocks(&text, "sh").concat().lines().map(str::to_owned).collect();

@@ -95,6 +95,7 @@ pub(crate) fn privilege() {
     lab.configure().write();
     let mut daemon = Daemon::start(&lab, &["--start", "@0"]);
     daemon.serves(&lab).unwrap();
+    daemon.wait_for("commands are heard", 5, |_| true);
     // Where nobody may look into the folder of the build.
     let program = lab.path("firstlight");
     // By another process: while this one writes a program, a child of another test may hold it open.
