@@ -2,19 +2,18 @@
 
 use std::fmt;
 
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::BASE64;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
-use x509_parser::extensions::GeneralName;
 
 use super::fault::failure;
 use super::{Failure, Held};
 use crate::cert::Kind;
 use crate::clock::UnixTime;
-use crate::tls::provider;
+use crate::tls::{held, provider};
 
 /// An issued certificate with the chain to its root, which it leaves out.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -88,23 +87,8 @@ pub(super) fn chain(
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| garbage(&format!("the certificate it issued is no PEM: {error}")))?;
-    let leaf = certificates.first();
-    let leaf = leaf.ok_or_else(|| garbage("it issued no certificate"))?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(leaf)
-        .map_err(|error| garbage(&format!("the certificate it issued is no X.509: {error}")))?;
-    let alternatives = parsed.subject_alternative_name().ok().flatten();
-    let alternatives = alternatives.iter().flat_map(|extension| &extension.value.general_names);
-    let found = alternatives.filter_map(|name| {
-        if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None }
-    });
-    let held = Held {
-        serial: HEXLOWER.encode(parsed.raw_serial()),
-        names: found.collect(),
-        not_before: UnixTime::from_secs(parsed.validity().not_before.timestamp()),
-        not_after: UnixTime::from_secs(parsed.validity().not_after.timestamp()),
-        got,
-        ca: Some(ca.to_owned()),
-    };
+    let held = held(&certificates, got, Some(ca.to_owned()));
+    let held = held.ok_or_else(|| garbage("it issued no certificate, or one that is no X.509"))?;
     if let Some(lacking) = names.iter().find(|name| !held.covers(name)) {
         return Err(garbage(&format!("the certificate it issued lacks {lacking}")));
     }

@@ -25,7 +25,7 @@ use crate::node::Input;
 use crate::tls::{PairError, held};
 
 /// The condition of files that cannot be served.
-pub(super) const UNFIT: &str = "certificate-files";
+const UNFIT: &str = "certificate-files";
 /// The condition of CAs at which there is no account.
 pub(super) const UNREGISTERED: &str = "certificate-account";
 

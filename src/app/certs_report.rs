@@ -2,13 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::certs::UNFIT;
 use super::control::json;
 use super::identity::own_addresses;
 use super::steward::Steward;
 use crate::admin::report::{self, FALLBACK};
 use crate::admin::{Reason, Response};
-use crate::cert::{CONDITIONS, CaId, Hold, Policy};
+use crate::cert::{CaId, Hold, Policy};
 use crate::clock::magnitude;
 use crate::tls::{FallbackCa, Origin, held, issuer};
 
@@ -51,7 +50,7 @@ impl Steward {
             renewal: renewal.map(|at| at.to_string()),
             why,
             orders: self.orders(),
-            conditions: self.conditions(|name| CONDITIONS.contains(&name) || name == UNFIT),
+            conditions: self.conditions(|name| name.starts_with("certificate-")),
         })
     }
 

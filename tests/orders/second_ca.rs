@@ -34,6 +34,8 @@ pub(crate) fn takes_over() {
     };
     let (_, text) = eventually(Duration::from_secs(10), || told(&daemon)).unwrap();
     assert!(text.contains("dead: ") && text.contains("Connection refused"), "{text}");
+    let (_, table, _) = firstlight(&rig.lab, &["certs"]);
+    assert!(table.contains("(certificate-account)"), "{table}");
 
     // Nobody waits for one that takes connections and says nothing, once it is not wanted.
     let dead = TcpListener::bind(rig.lab.place(DEAD, 14000)).unwrap();
