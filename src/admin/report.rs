@@ -594,14 +594,66 @@ pub struct Totals {
     pub raised: u64,
     /// Conditions that ceased to be the case.
     pub cleared: u64,
-    /// Octets over the uplink, by purpose.
-    pub uplink: std::collections::BTreeMap<String, u64>,
+    /// Octets sent over the uplink and received over it, by purpose.
+    pub uplink: std::collections::BTreeMap<String, [u64; 2]>,
     /// State files written to a disk.
     pub state_files: u64,
     /// The octets in them.
     pub state_octets: u64,
     /// Whether the configuration that was read last is in force.
     pub configuration_loaded: bool,
+    /// DNS questions over IPv4, and over IPv6, by the way they came.
+    pub queries: std::collections::BTreeMap<String, [u64; 2]>,
+    /// Answers to DNS questions, by origin and response code: every pair.
+    pub answers: Vec<Answers>,
+    /// How long they took, by origin.
+    pub spans: Vec<Spans>,
+    /// How orders of certificates ended; `None` if none are made.
+    pub orders: Option<Endings>,
+}
+
+/// How orders of certificates ended, since the start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Endings {
+    /// With a certificate.
+    pub issued: u64,
+    /// Without.
+    pub failed: u64,
+    /// Rehearsals that went as they should.
+    pub rehearsed: u64,
+    /// Rehearsals that did not.
+    pub rehearsals_failed: u64,
+}
+
+/// Answers to DNS questions, since the start.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Answers {
+    /// What stands behind them.
+    pub origin: String,
+    /// Their response code.
+    pub rcode: String,
+    /// Their number.
+    pub count: u64,
+}
+
+/// How long DNS questions took, since the start.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Spans {
+    /// What stands behind their answers.
+    pub origin: String,
+    /// Their number within each step, the shortest first.
+    pub steps: Vec<Step>,
+    /// All of them together, in seconds.
+    pub sum: f64,
+}
+
+/// Spans of at most so long, and longer than the step before.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Step {
+    /// In seconds; `None`: longer than all others.
+    pub most: Option<f64>,
+    /// How many there were.
+    pub count: u64,
 }
 
 /// What became of requests to an operator's upstreams, since the start.
