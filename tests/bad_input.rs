@@ -60,10 +60,10 @@ fn a_connection_that_says_nothing_costs_nobody_else() {
     let mut daemon = lab.configure().boot();
     daemon.serves(&lab).unwrap();
 
+    over_tls(&lab);
     let idle: Vec<_> = (0..50).map(|_| TcpStream::connect(lab.dot()).unwrap()).collect();
 
-    let (answer, _) = ask_tls(lab.dot(), LOCAL.0).unwrap();
-    assert_eq!(answer.addresses, [LOCAL.1]);
+    over_tls(&lab);
     drop(idle);
 }
 
@@ -99,8 +99,7 @@ fn state_files_of_garbage_or_cut_short_are_set_aside_and_made_again() {
 fn comes_up_with_fresh_files(lab: &Lab) {
     let mut daemon = Daemon::start(lab, &[]);
     daemon.serves(lab).unwrap();
-    let (answer, _) = ask_tls(lab.dot(), LOCAL.0).unwrap();
-    assert_eq!(answer.addresses, [LOCAL.1]);
+    over_tls(lab);
     daemon.wait_for("time is verified", 20, |status| {
         status.time.verified && status.time.level == "disciplined"
     });
@@ -130,8 +129,7 @@ fn without_a_state_directory_everything_is_served_and_the_log_names_it() {
         status.time.verified && status.time.ntp.synchronized
     });
 
-    let (answer, _) = ask_tls(lab.dot(), LOCAL.0).unwrap();
-    assert_eq!(answer.addresses, [LOCAL.1]);
+    over_tls(&lab);
     assert!(ask_ntp(lab.ntp()).unwrap().is_synchronized());
     let folder = lab.path("file/state").display().to_string();
     assert!(daemon.log().contains(&folder), "{}", daemon.log());
@@ -176,8 +174,7 @@ fn a_key_of_another_certificate_leaves_the_fallback_in_place() {
     let mut daemon = setup.boot();
     daemon.serves(&lab).unwrap();
 
-    let (answer, chain) = ask_tls(lab.dot(), LOCAL.0).unwrap();
-    assert_eq!(answer.addresses, [LOCAL.1]);
+    let chain = over_tls(&lab);
     assert_ne!(chain[0], leaf(&lab, "dns.home.lan.pem"));
     assert_eq!(daemon.status().certificate.unwrap().source, "fallback");
     let told = eventually(Duration::from_secs(5), || {
@@ -307,6 +304,14 @@ fn a_clock_that_is_to_be_steered_cannot_start_elsewhere() {
     let mut daemon = Daemon::start(&lab, &["--start", "@0"]);
 
     assert_eq!(daemon.ended(Duration::from_secs(5)).unwrap().code(), Some(2));
+}
+
+/// Waits for an answer over DoT, which opens after the ports of plain DNS, and gives the chain shown.
+fn over_tls(lab: &Lab) -> Vec<CertificateDer<'static>> {
+    let told = eventually(Duration::from_secs(5), || ask_tls(lab.dot(), LOCAL.0));
+    let (answer, chain) = told.unwrap();
+    assert_eq!(answer.addresses, [LOCAL.1]);
+    chain
 }
 
 /// Waits until DoT clients are shown the certificate in `file`.

@@ -6,7 +6,7 @@ mod lab;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,14 +16,11 @@ use std::time::Duration;
 
 use firstlight::admin::report::{Certs, Condition, Status};
 use firstlight::admin::{Health, Request};
-use firstlight::clock::magnitude;
-use lab::clients::ask_tls;
-use lab::{DAY, Daemon, LOCAL, Lab, eventually, now, truth};
-use rustls::client::Resumption;
+use lab::clients::{ask_tls, checking, shake_hands};
+use lab::{DAY, Daemon, LOCAL, Lab, eventually, now};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 const NAME: &str = "dns.home.lan";
 /// Longer than files have to stand unchanged to be told of.
@@ -264,13 +261,15 @@ impl Rig {
         daemon.serves(lab).unwrap();
         daemon.wait_for("commands are heard", 5, |_| true);
         let (stop, dot) = (Arc::new(AtomicBool::new(false)), lab.dot());
-        let config = checking(&lab.path("ca.pem"));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(lab.path("ca.pem")).unwrap()).unwrap();
+        let config = checking(roots);
         let stopped = Arc::clone(&stop);
         let client = thread::spawn(move || {
             let (mut shaken, mut failures) = (0, Vec::new());
             while !stopped.load(Ordering::Relaxed) {
-                match shake_hands(&config, dot) {
-                    Ok(()) => shaken += 1,
+                match shake_hands(&config, NAME, dot) {
+                    Ok(_) => shaken += 1,
                     Err(error) => failures.push(error),
                 }
                 thread::sleep(Duration::from_millis(10));
@@ -344,39 +343,4 @@ impl Rig {
         );
         assert!(shaken > 0);
     }
-}
-
-/// The lab's true time.
-#[derive(Debug)]
-struct Truth;
-
-impl TimeProvider for Truth {
-    fn current_time(&self) -> Option<UnixTime> {
-        let since = truth().since(firstlight::clock::UnixTime::EPOCH);
-        Some(UnixTime::since_unix_epoch(magnitude(since)))
-    }
-}
-
-/// A client that trusts the lab's authority, checks name and dates, and resumes no session.
-fn checking(ca: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(Truth))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
-}
-
-fn shake_hands(config: &Arc<ClientConfig>, dot: SocketAddr) -> Result<(), String> {
-    let name = ServerName::try_from(NAME).unwrap();
-    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut stream = TcpStream::connect(dot).map_err(|error| error.to_string())?;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }

@@ -9,7 +9,6 @@ mod lab;
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -20,7 +19,7 @@ use firstlight::clock::{Nanos, UnixTime};
 use firstlight::host::kernel::{KernelClock, OsClock};
 use jiff::Timestamp;
 use lab::clients::ask_ntp;
-use lab::{DAY, Daemon, HOUR, Lab, YEAR, find, needing, truth};
+use lab::{DAY, Daemon, HOUR, Lab, YEAR, chrony, needing, truth};
 use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -289,20 +288,8 @@ impl Drop for Talker {
     }
 }
 
-/// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing.
 fn chronyd(lab: &Lab) -> String {
-    let config = format!(
-        "server {} port {} iburst maxsamples 1\nport 0\npidfile {}\ncmdport 0\nbindcmdaddress /\n",
-        lab.ntp().ip(),
-        lab.ntp().port(),
-        lab.path("chronyd.pid").display(),
-    );
-    fs::write(lab.path("chrony.conf"), config).unwrap();
-    let mut command = Command::new(find("chronyd").unwrap());
-    // `-x`: it may not set the clock.
-    command.args(["-x", "-Q", "-U", "-u", "root", "-t", "8"]);
-    command.arg("-f").arg(lab.path("chrony.conf")).stdin(Stdio::null());
-    let output = command.output().unwrap();
+    let output = chrony::ask(lab, 8);
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 

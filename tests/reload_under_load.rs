@@ -67,6 +67,7 @@ fn reloads() {
     plain.write();
     let mut daemon = Daemon::start(&lab, &[]);
     daemon.serves(&lab).unwrap();
+    daemon.wait_for("commands are heard", 5, |_| true);
     let another = format!("listen = [\"{}\", \"{}\"]", lab.dns(), lab.place(2, 5300));
     let only = format!("listen = [\"{}\"]", lab.dns());
 

@@ -41,6 +41,12 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
+/// A start takes no less, where nobody else works.
+const SHORT: Duration = Duration::from_millis(75);
+/// A start is over by then, however busy the machine.
+const LONG: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
 /// 200 `kill -9` at random moments, while a client asks.
 fn two_hundred_kills() {
     let lab = Lab::new();
@@ -51,12 +57,16 @@ fn two_hundred_kills() {
     let first = kept_floor(&lab);
     let mut floor = first;
 
+    // How long a start takes here, which is far longer where others work: lives end around that.
+    let mut start = SHORT;
     for life in 0..200 {
+        let begin = now();
         let mut daemon = Daemon::start(&lab, &[]);
-        thread::sleep(Duration::from_millis(random.random_range(30..150)));
         if life % 20 == 0 {
             daemon.serves(&lab).unwrap();
+            start = (now() - begin).clamp(SHORT, SHORT * 10);
         }
+        thread::sleep(start.mul_f64(random.random_range(0.4..2.0)));
         assert_eq!(daemon.ended(Duration::ZERO), None, "life {life}: {}", daemon.log());
         daemon.kill();
 
@@ -102,7 +112,7 @@ fn kills_at_each_call() {
         let moment = format!("{call} {nth} of {path}");
 
         let mut daemon = killed_at(&lab, &path, call, nth);
-        let ended = daemon.ended(Duration::from_secs(5));
+        let ended = daemon.ended(LONG);
         assert!(ended.is_some_and(|status| !status.success()), "{moment}: {ended:?}");
         drop(daemon);
         let kept = kept_floor(&lab);
@@ -112,8 +122,8 @@ fn kills_at_each_call() {
         let mut daemon = Daemon::start(&lab, &[]);
         daemon.serves(&lab).unwrap();
         assert_eq!(set_aside(&lab), [""; 0], "{moment}");
-        let reply = eventually(Duration::from_secs(2), || ask_ntp(lab.ntp())).unwrap();
-        assert!(reply.is_synchronized() || path == "run/.time.tmp", "{moment}: {}", daemon.log());
+        let knows = usable(&lab, first_reply(&lab)).is_some();
+        assert!(knows || path == "run/.time.tmp", "{moment}: {}", daemon.log());
         // The first answer may be a moment old: the signal is obeyed all the same.
         assert!(daemon.terminate().success(), "{moment}: {}", daemon.log());
         in_order(&lab);
@@ -149,21 +159,28 @@ fn restarts_in_one_boot() {
         drop(daemon);
         daemon = Daemon::start(&lab, &[]);
 
-        let first = eventually(Duration::from_secs(5), || ask_ntp(lab.ntp())).unwrap();
-        let answered = now();
-        let status = daemon.status();
-        assert_eq!(status.time.certificate_dates, "strict", "round {round}");
-        let reply = if first.is_synchronized() {
-            first
-        } else {
-            let synchronized = || ask_ntp(lab.ntp()).filter(NtpReply::is_synchronized);
-            eventually(Duration::from_secs(1), synchronized).unwrap()
-        };
-        assert!(now() - answered < Duration::from_secs(1), "round {round}");
+        let first = first_reply(&lab);
+        assert_eq!(daemon.status().time.certificate_dates, "strict", "round {round}");
+        let reply = usable(&lab, first);
+        let reply = reply.unwrap_or_else(|| panic!("round {round}: {}", daemon.log()));
         assert!(reply.off.abs() < 20_000_000, "round {round}: {} ns off", reply.off);
         assert!(reply.root_dispersion < 1.0, "round {round}: {reply:?}");
         assert!(!daemon.log().contains("RuleR"), "{}", daemon.log());
     }
+}
+
+/// What the daemon says of the time first; as soon as its port is open, which is a moment before it is
+/// known what it may say.
+fn first_reply(lab: &Lab) -> NtpReply {
+    eventually(LONG, || ask_ntp(lab.ntp())).expect("no answer by NTP")
+}
+
+/// `first`, or a later reply, that a client may use; within a second.
+fn usable(lab: &Lab, first: NtpReply) -> Option<NtpReply> {
+    if first.is_synchronized() {
+        return Some(first);
+    }
+    eventually(SECOND, || ask_ntp(lab.ntp()).filter(NtpReply::is_synchronized))
 }
 
 /// Waits until the clock is disciplined, verified, and all of it kept.

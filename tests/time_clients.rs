@@ -6,12 +6,11 @@
 
 mod lab;
 
-use std::fs;
 use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
 use firstlight::host::kernel::{KernelClock, OsClock};
-use lab::{Daemon, Lab, Wan, find, needing, truth};
+use lab::{Daemon, Lab, Wan, chrony, find, needing, truth};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
@@ -26,31 +25,17 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), vec![chronyd, ntpdig]).exit();
 }
 
-/// `chronyd -Q` asks until it has a sample it accepts, prints the offset, and sets nothing.
 fn chronyd() {
     let lab = Lab::new();
     let (setup, wan) = lab.honest();
     let daemon = cold(&lab, &wan, &setup);
-    let config = format!(
-        "server {} port {} iburst maxsamples 1\nport 0\npidfile {}\ncmdport 0\nbindcmdaddress /\n",
-        lab.ntp().ip(),
-        lab.ntp().port(),
-        lab.path("chronyd.pid").display(),
-    );
-    fs::write(lab.path("chrony.conf"), config).unwrap();
-    let ask = |patience: &str| {
-        let mut command = Command::new(find("chronyd").unwrap());
-        // `-x`: it may not set the clock.
-        command.args(["-x", "-Q", "-U", "-u", "root", "-t", patience]);
-        command.arg("-f").arg(lab.path("chrony.conf")).stdin(Stdio::null()).output().unwrap()
-    };
 
-    let refused = ask("3");
+    let refused = chrony::ask(&lab, 3);
     assert!(!refused.status.success(), "{}", text(&refused));
     assert!(!text(&refused).contains("clock wrong by"), "{}", text(&refused));
 
     disciplined(&daemon, &wan);
-    let believed = ask("8");
+    let believed = chrony::ask(&lab, 8);
     assert!(believed.status.success(), "{}", text(&believed));
     // `System clock wrong by 786000.000012 seconds (ignored)`
     let said = text(&believed);

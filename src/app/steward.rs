@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
 use super::asking::Failure;
 use super::boot::Boot;
@@ -26,12 +26,10 @@ use super::services::{self, Services};
 use super::uplink::Uplink;
 use crate::admin::Response;
 use crate::admin::report::Requests;
-use crate::clock::{Level, Nanos, Reading, SourceId, TimeTrust, UnixTime, describe};
+use crate::clock::{Level, SourceId, TimeTrust, UnixTime, describe};
 use crate::config::{ClockMode, Config};
 use crate::dns::ForwardEvent;
 use crate::health::{Change, Severity};
-use crate::host::config_file;
-use crate::host::hands;
 use crate::host::kernel::KernelStatus;
 use crate::host::notify;
 use crate::node::ports::{Clock, Steer};
@@ -48,8 +46,6 @@ const TELL_EACH: Duration = Duration::from_secs(16);
 const KEEP_EACH: Duration = Duration::from_secs(1200);
 /// How often names beside addresses are looked up.
 const LOOK_UP_EACH: Duration = Duration::from_secs(86_400);
-/// Two moves of the machine's clock by other hands within this time, and it is left to them.
-const HANDS_OFF: Duration = Duration::from_secs(600);
 
 /// The condition that the sources would lead the clock farther than witnesses allow.
 const CONTRADICTED: &str = "sources-contradicted";
@@ -111,11 +107,11 @@ pub(super) struct Steward {
     /// In force: as read, with the addresses that were found beside it.
     pub(super) config: Config,
     /// As read.
-    read: Config,
+    pub(super) read: Config,
     pub(super) addresses: Addresses,
     next_look_up: Option<Instant>,
     /// Endpoints whose chains were refused when trust last rose, and why.
-    refused: BTreeMap<EndpointId, String>,
+    pub(super) refused: BTreeMap<EndpointId, String>,
     /// Counts the configurations of sources and witnesses: an answer to a question of an earlier
     /// one is nobody's.
     pub(super) asked: u64,
@@ -125,7 +121,7 @@ pub(super) struct Steward {
     /// Why each source and witness was last not heard.
     pub(super) source_failures: Vec<Option<String>>,
     pub(super) witness_failures: Vec<Option<String>>,
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) refclocks: Option<RefClocks>,
     pub(super) leap_file: LeapFile,
@@ -148,7 +144,7 @@ pub(super) struct Steward {
     pub(super) next_keep_nts: Instant,
     pub(super) next_bound: Instant,
     /// When other hands last moved the machine's clock.
-    moved: Option<Instant>,
+    pub(super) moved: Option<Instant>,
     pub(super) clock: Arc<dyn Steer>,
 }
 
@@ -470,132 +466,6 @@ impl Steward {
         });
     }
 
-    fn meet_other_hands(&mut self, moved: Nanos, now: Instant) {
-        let suspects = hands::suspects().join(", ");
-        let again = self.moved.is_some_and(|at| now.saturating_duration_since(at) < HANDS_OFF);
-        self.moved = Some(now);
-        if !again {
-            warn!(
-                by = describe(moved),
-                suspects, "somebody else moved the machine's clock; it is set back"
-            );
-            self.boot.clock.resync_os();
-            return;
-        }
-        self.boot.clock.observe();
-        self.filter.reset();
-        let text = format!(
-            "somebody else keeps moving the machine's clock (last by {}; likely: {suspects}); it is left \
-             to them, and a software clock serves names, certificates and NTP clients; stop the other \
-             program and restart firstlight, or set clock.mode = \"observe\"",
-            describe(moved)
-        );
-        self.feed(Input::Condition { name: "foreign-hands", held: Some((Severity::Error, text)) });
-    }
-
-    /// Sources that would lead the clock too far may have dragged its frequency before.
-    fn put_frequency_back(&mut self) {
-        if let Some((from, to)) = self.filter.fall_back() {
-            warn!(
-                from,
-                to, "the clock's frequency (ppm) is put back to what it was in the last day"
-            );
-        }
-    }
-
-    /// Gives a reading that agrees with the majority to the engine, which steers.
-    fn steer_by(&mut self, source: SourceId, reading: &Reading) {
-        let outcome = self.filter.run(|engine, now| engine.handle_reading(source, reading, now));
-        match outcome {
-            Some(Ok(update)) => {
-                let poll = update.estimate.poll;
-                if poll > 0 {
-                    let interval = Duration::from_secs(1 << poll.min(10));
-                    self.feed(Input::Pace(source, interval));
-                }
-                if let Some(consensus) = update.consensus {
-                    self.feed(Input::EngineError(consensus.root_dispersion));
-                }
-            }
-            Some(Err(refused)) => debug!(source = source.0, %refused, "reading not used"),
-            None => {}
-        }
-    }
-
-    /// Reads the configuration again. A bad file changes nothing.
-    fn reload(&mut self) -> Response {
-        notify::reloading();
-        let outcome = config_file::load(self.file.as_deref());
-        let parsed = match outcome {
-            Ok(parsed) => parsed,
-            Err(refusal) => {
-                let text = format!(
-                    "the configuration cannot be used; the one before stays in force; mend it and \
-                     reload: {refusal}"
-                );
-                // As a condition it is told once; whoever tries again is to hear of it again.
-                if self.node.health().holds(UNUSABLE) {
-                    error!("{text}");
-                }
-                let held = Some((Severity::Error, text));
-                self.feed(Input::Condition { name: UNUSABLE, held });
-                notify::ready();
-                return Response::refused(crate::admin::Reason::Failed, refusal.to_string());
-            }
-        };
-        if self.read.state != parsed.config.state
-            || self.read.clock.mode != parsed.config.clock.mode
-        {
-            warn!("state.directory and clock.mode take effect at the next start");
-        }
-        self.apply(parsed.config);
-        let (path, text) = (parsed.warnings.file(), parsed.warnings.text());
-        self.boot.keep_config(path.to_owned(), text.to_owned());
-        self.feed(Input::Condition { name: UNUSABLE, held: None });
-        notify::ready();
-        info!("the configuration is read again");
-        Response::Ok(serde_json::json!({ "warnings": parsed.warnings.to_string() }))
-    }
-
-    /// Puts a configuration in force without dropping what still fits.
-    fn apply(&mut self, read: Config) {
-        let config = self.addresses.extend(read.clone());
-        let now = self.boot.now();
-        let trust = self.node.trust().trust(now.mono);
-        let reports = self.services.reconfigure(&self.config, &config, trust);
-        if let Some(reports) = reports {
-            self.services.pass_on(reports, self.sender.clone());
-            self.refused.clear();
-            self.report_refused();
-            self.node.replace_pool(self.services.pool(read.dns.spread), now);
-        } else {
-            self.node.set_spread(read.dns.spread, now);
-        }
-        let asks_others = self.read.clock != read.clock || self.read.upstreams != read.upstreams;
-        self.targets = witness::targets(&read.clock.witnesses, &read.upstreams);
-        if asks_others {
-            let trust = self.boot.succeed(self.node.trust(), &read);
-            self.source_failures = vec![None; sources(&read)];
-            self.pools = Pools::new(&read, now.mono);
-            self.nts = NtsSources::new(&read, &self.boot.nts_sessions(), &self.nts);
-            self.witness_failures = vec![None; self.targets.len() + self.nts.len()];
-            self.filter.reset();
-            // Its generations begin anew: whatever it publishes first is a change.
-            self.trust = None;
-            self.asked += 1;
-            self.node.replace_trust(trust, now);
-        }
-        let before = std::mem::replace(&mut self.config, config);
-        self.reconfigure_certs(&before);
-        if asks_others {
-            self.listen_to_refclocks();
-            self.read_leap_file();
-        }
-        self.self_probe.soon(now.mono);
-        self.boot.in_force.store(Arc::new(read.clone()));
-        self.read = read;
-    }
-
     fn report_start(&mut self) {
         if let Some(report) = &self.boot.unusable {
             let text = format!(
@@ -615,7 +485,7 @@ impl Steward {
         }
     }
 
-    fn report_refused(&mut self) {
+    pub(super) fn report_refused(&mut self) {
         let words: Vec<_> = self.refused.values().map(String::as_str).collect();
         let text = format!(
             "upstreams whose certificates are refused at the known time, the others answer: {}",
@@ -669,7 +539,7 @@ impl Steward {
 }
 
 /// How many time sources there may be, with reference clocks and the places of pools.
-fn sources(config: &Config) -> usize {
+pub(super) fn sources(config: &Config) -> usize {
     let members: usize = config.clock.pools.iter().map(|pool| pool.count).sum();
     config.clock.sources.len() + config.clock.refclocks.len() + members
 }

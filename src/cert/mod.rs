@@ -100,18 +100,23 @@ impl Held {
         magnitude(self.not_after.since(self.not_before).max(0))
     }
 
-    /// Whether it is good for `name`: a wildcard stands for one label (RFC 9525 section 6.3).
+    /// Whether it is good for `name`, as [`covers`] has it.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
-        self.names.iter().any(|own| {
-            own.eq_ignore_ascii_case(name)
-                || own.strip_prefix("*.").zip(name.split_once('.')).is_some_and(
-                    |(own_parent, (label, parent))| {
-                        label != "*" && own_parent.eq_ignore_ascii_case(parent)
-                    },
-                )
-        })
+        covers(&self.names, name)
     }
+}
+
+/// Whether a certificate with the names `own` is good for `name`: a wildcard stands for one label
+/// (RFC 9525 section 6.3).
+#[must_use]
+pub fn covers(own: &[String], name: &str) -> bool {
+    let parent = name.split_once('.').map(|(_, parent)| parent);
+    own.iter().any(|own| {
+        let wild = own.strip_prefix("*.").zip(parent);
+        own.eq_ignore_ascii_case(name)
+            || wild.is_some_and(|(own, parent)| own.eq_ignore_ascii_case(parent))
+    })
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

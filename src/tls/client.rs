@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig};
 
-use super::{OurTime, Roots, Verifier, provider};
-use crate::clock::{CertDates, Level, TimeTrust, UnixTime};
+use super::{OurTime, Roots, Verifier, deciding, provider};
+use crate::clock::{CertDates, TimeTrust};
 use crate::metered::Meter;
 use crate::node::ports::Clock;
 
@@ -29,23 +29,14 @@ impl Client {
     ///
     /// If the provider supports no TLS version.
     pub fn new(clock: Arc<dyn Clock>) -> Result<Self, rustls::Error> {
-        let nobody = TimeTrust {
-            level: Level::Cold,
-            verified: false,
-            generation: 0,
-            floor: UnixTime::EPOCH,
-            dates: CertDates::Strict,
-        };
-        let verifier =
-            Verifier::new(rustls::RootCertStore::empty().into(), nobody, Arc::clone(&clock));
-        let verifier = Arc::new(verifier);
+        let nobody = deciding(|_, _| Err(CertificateError::UnknownIssuer.into()));
         let time = Arc::new(OurTime(Arc::clone(&clock)));
         let template = |versions| -> Result<_, rustls::Error> {
             let time: Arc<OurTime> = Arc::clone(&time);
             let config = ClientConfig::builder_with_details(provider(), time)
                 .with_protocol_versions(versions)?
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::<Verifier>::clone(&verifier))
+                .with_custom_certificate_verifier(Arc::clone(&nobody))
                 .with_no_client_auth();
             Ok(config)
         };
@@ -98,7 +89,11 @@ fn configured(
     verifier: &Arc<Verifier>,
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
-    config.dangerous().set_certificate_verifier(Arc::<Verifier>::clone(verifier));
+    let judge = Arc::clone(verifier);
+    config.dangerous().set_certificate_verifier(deciding(move |chain, name| {
+        judge.admit(chain, name)?;
+        Ok(())
+    }));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = match verifier.trust().dates {
         CertDates::Strict => Resumption::in_memory_sessions(SESSIONS),

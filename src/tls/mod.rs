@@ -4,6 +4,7 @@
 
 mod challenge;
 mod client;
+mod deciding;
 mod fallback;
 mod pair;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod verify;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{self, ServerName};
 use rustls::time_provider::TimeProvider;
 
@@ -26,6 +27,7 @@ use crate::wire::Name;
 
 pub use challenge::{ALPN_CHALLENGE, ChallengeError, Challenges, Presented};
 pub use client::Client;
+pub(crate) use deciding::deciding;
 pub use fallback::{FallbackCa, FallbackError, KeyVault, LIFE};
 pub use pair::{Misfit, certified, held, issuer};
 pub use roots::{PinError, Roots, RootsError};
@@ -34,8 +36,7 @@ pub use store::{
     CertStore, Origin, PairError, Served, StoreEvent, server_config, server_config_of_tls13,
 };
 pub use verify::{
-    CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, refusal,
-    validity,
+    CertError, DateFacts, Validity, Verdict, Verifier, cert_error, judge, judge_by_rule_r, validity,
 };
 
 /// What every handshake is made with.
@@ -43,6 +44,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     Arc::clone(&PROVIDER)
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    provider().signature_verification_algorithms
 }
 
 /// `name` as TLS compares it with a certificate (RFC 9525 section 6).

@@ -4,15 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use super::Client;
-use super::verify::algorithms;
+use super::{Client, deciding};
 
 /// Shakes hands over `stream` as a client that seeks `name`, and ends the connection. Gives the
 /// chain it was shown, leaf first.
@@ -32,7 +28,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut config = client.template();
-    config.dangerous().set_certificate_verifier(Arc::new(Onlooker));
+    config.dangerous().set_certificate_verifier(deciding(|_, _| Ok(())));
     // A resumed session shows no certificate (RFC 8446 section 2.2).
     config.resumption = Resumption::disabled();
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -41,43 +37,4 @@ where
     // What was shown stands, however the server takes the farewell.
     let _ = stream.shutdown().await;
     Ok(chain)
-}
-
-/// Accepts any chain whose key the server has.
-#[derive(Debug)]
-struct Onlooker;
-
-impl ServerCertVerifier for Onlooker {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        algorithms().supported_schemes()
-    }
 }

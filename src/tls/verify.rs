@@ -7,21 +7,18 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{self, CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
+use rustls::{CertificateError, OtherError};
 
-use super::{PinError, Roots, pki_time, provider};
+use super::{PinError, Roots, algorithms, pki_time};
 use crate::clock::{CertDates, TimeTrust, UnixTime};
 use crate::node::ports::Clock;
 
 /// Decides over the chains of one server within one trust generation.
 ///
-/// It never consults the time rustls hands it: the instant follows from the
-/// generation's rule and our clock.
+/// The instant follows from the generation's rule and our clock.
 #[derive(Debug)]
 pub struct Verifier {
     roots: Roots,
@@ -220,12 +217,7 @@ impl fmt::Display for DateFacts {
 /// What our verifier said, if `error` of a handshake came from it.
 #[must_use]
 pub fn cert_error(error: &io::Error) -> Option<&CertError> {
-    refusal(error.get_ref()?.downcast_ref()?)
-}
-
-/// What our verifier said, if `error` came from it.
-#[must_use]
-pub fn refusal(error: &rustls::Error) -> Option<&CertError> {
+    let error = error.get_ref()?.downcast_ref()?;
     let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error
     else {
         return None;
@@ -233,50 +225,10 @@ pub fn refusal(error: &rustls::Error) -> Option<&CertError> {
     inner.downcast_ref()
 }
 
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: pki_types::UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<_> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .map(|der| der.as_ref().into())
-            .collect();
-        match self.admit(&chain, server_name) {
-            Ok(_) => Ok(ServerCertVerified::assertion()),
-            Err(error) => Err(CertificateError::Other(OtherError(Arc::new(error))).into()),
-        }
+impl From<CertError> for rustls::Error {
+    fn from(error: CertError) -> Self {
+        CertificateError::Other(OtherError(Arc::new(error))).into()
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        algorithms().supported_schemes()
-    }
-}
-
-pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
-    provider().signature_verification_algorithms
 }
 
 fn verify_at(

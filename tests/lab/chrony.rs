@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use firstlight::clock::Nanos;
 use nix::sys::signal::{Signal, kill};
@@ -91,6 +91,22 @@ pub(crate) fn chronyd(lab: &Lab, name: &str, config: &str) -> Child {
     // `-x`: it may not set the clock.
     command.args(["-x", "-d", "-U", "-u", "root", "-L", "-1", "-f"]).arg(&file);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
+
+/// `chronyd -Q` asks the daemon until it has a sample it accepts, prints the offset, and sets nothing;
+/// for so many seconds at most.
+pub(crate) fn ask(lab: &Lab, patience: u32) -> Output {
+    let config = format!(
+        "server {} port {} iburst maxsamples 1\nport 0\npidfile {}\ncmdport 0\nbindcmdaddress /\n",
+        lab.ntp().ip(),
+        lab.ntp().port(),
+        lab.path("chronyd.pid").display(),
+    );
+    fs::write(lab.path("chrony.conf"), config).unwrap();
+    let mut command = Command::new(find("chronyd").unwrap());
+    // `-x`: it may not set the clock.
+    command.args(["-x", "-Q", "-U", "-u", "root", "-t", &patience.to_string()]);
+    command.arg("-f").arg(lab.path("chrony.conf")).stdin(Stdio::null()).output().unwrap()
 }
 
 pub(crate) fn end(child: &mut Child) {

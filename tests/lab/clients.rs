@@ -5,13 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstlight::clock::{Nanos, UnixTime};
+use firstlight::clock::{Nanos, UnixTime, magnitude};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime as PkiTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
 
 use super::truth;
 
@@ -72,6 +77,33 @@ pub(crate) fn trusting(alpn: &[&[u8]]) -> Arc<ClientConfig> {
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
+}
+
+/// A TLS client that trusts `roots`, checks names, and dates by the lab's time, and resumes no session.
+pub(crate) fn checking(roots: RootCertStore) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(Truth))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Shakes hands with `server`, which is to be `name`; gives the leaf that it shows.
+pub(crate) fn shake_hands(
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+    server: SocketAddr,
+) -> Result<CertificateDer<'static>, String> {
+    let name = ServerName::try_from(name).unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut stream = TcpStream::connect(server).map_err(|error| error.to_string())?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream).map_err(|error| error.to_string())?;
+    }
+    Ok(connection.peer_certificates().unwrap()[0].clone().into_owned())
 }
 
 /// Sends octets that mean nothing, by datagram.
@@ -172,6 +204,16 @@ fn read(message: &Message) -> Answer {
         rcode: u16::from(message.metadata.response_code),
         addresses: addresses.collect(),
         ttl: message.answers.iter().map(|record| record.ttl).min().unwrap_or(0),
+    }
+}
+
+/// The lab's true time.
+#[derive(Debug)]
+struct Truth;
+
+impl TimeProvider for Truth {
+    fn current_time(&self) -> Option<PkiTime> {
+        Some(PkiTime::since_unix_epoch(magnitude(truth().since(UnixTime::EPOCH))))
     }
 }
 

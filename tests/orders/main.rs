@@ -47,7 +47,10 @@ fn main() {
         full::mounting(needing(program, "renewals_need_no_space", full::before_a_renewal)),
         full::mounting(needing(program, "a_first_order_needs_no_space", full::from_the_very_start)),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut arguments = Arguments::from_args();
+    // They mostly wait for certificates to grow old.
+    arguments.test_threads.get_or_insert(5);
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// A trial that needs strace besides `program`, and leave to trace.

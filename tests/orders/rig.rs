@@ -1,7 +1,7 @@
 //! A daemon that orders: its CA, the DNS server it updates, and its clients.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,13 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
-use firstlight::clock::magnitude;
-use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 use x509_parser::parse_x509_certificate;
 
-use crate::lab::{Daemon, Lab, eventually, find, truth};
+use crate::lab::clients::{self, checking};
+use crate::lab::{Daemon, Lab, eventually, find};
 use crate::outside::Outside;
 use crate::world::{Knot, Pebble};
 
@@ -119,14 +117,7 @@ pub(crate) fn trusting(lab: &Lab, pebble: &Pebble, others: &[PathBuf]) -> Arc<Cl
     for other in others {
         roots.add(CertificateDer::from_pem_file(other).unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(Truth))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
+    checking(roots)
 }
 
 /// Shakes hands until it is told to stop.
@@ -171,23 +162,6 @@ impl Client {
 
 /// The serial of the certificate that is shown at `dot`.
 pub(crate) fn shake_hands(config: &Arc<ClientConfig>, dot: SocketAddr) -> Result<String, String> {
-    let name = ServerName::try_from(NAME).unwrap();
-    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
-    let mut stream = TcpStream::connect(dot).map_err(|error| error.to_string())?;
-    while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|error| error.to_string())?;
-    }
-    let leaf = &connection.peer_certificates().unwrap()[0];
-    Ok(HEXLOWER.encode(parse_x509_certificate(leaf).unwrap().1.raw_serial()))
-}
-
-/// The lab's true time.
-#[derive(Debug)]
-struct Truth;
-
-impl TimeProvider for Truth {
-    fn current_time(&self) -> Option<UnixTime> {
-        let since = truth().since(firstlight::clock::UnixTime::EPOCH);
-        Some(UnixTime::since_unix_epoch(magnitude(since)))
-    }
+    let leaf = clients::shake_hands(config, NAME, dot)?;
+    Ok(HEXLOWER.encode(parse_x509_certificate(&leaf).unwrap().1.raw_serial()))
 }

@@ -14,7 +14,7 @@ pub(super) use read::read;
 pub use rules::HOME_DOMAINS;
 pub(super) use rules::check;
 
-use crate::cert::Limits;
+use crate::cert::{self, Limits};
 
 /// `[acme]`: where certificates are ordered, and for which names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,14 +36,10 @@ pub struct Acme {
 }
 
 impl Acme {
-    /// Whether a certificate for these names is good for `name`, in lower case: a wildcard stands for
-    /// one label (RFC 9525 section 6.3).
+    /// Whether a certificate for these names is good for `name`, as [`cert::covers`] has it.
     #[must_use]
     pub fn covers(&self, name: &str) -> bool {
-        let parent = name.split_once('.').map(|(_, parent)| parent);
-        self.names
-            .iter()
-            .any(|own| own == name || own.strip_prefix("*.").is_some_and(|it| parent == Some(it)))
+        cert::covers(&self.names, name)
     }
 }
 

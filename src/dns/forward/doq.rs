@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, IdleTimeout, ReadToEndError, TransportConfig, UdpStats, VarInt};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::message::{Outgoing, Reply};
 use super::session::{ConnectError, End, ExchangeError, Line, MAX_WAITING, Target, locked};
 use crate::metered::{Meter, Purpose};
-use crate::tls::{CertError, Verifier, refusal};
+use crate::tls::{CertError, Verifier, deciding};
 
 /// A connection with nothing under way is closed after this long, should the peer not do so.
 const IDLE: Duration = Duration::from_secs(60);
@@ -47,11 +46,15 @@ impl Doq {
         meter: &Arc<Meter>,
         line: &Arc<Line>,
     ) -> Result<(Self, Vec<CertificateDer<'static>>, AbortHandle), ConnectError> {
-        let witness =
-            Arc::new(Recorder { verifier: Arc::clone(verifier), refused: Mutex::default() });
+        // QUIC passes on an alert, and words: the verifier's reason is kept beside it.
+        let refused = Arc::<Mutex<Option<CertError>>>::default();
+        let (judge, reason) = (Arc::clone(verifier), Arc::clone(&refused));
         let mut tls = tls.clone();
-        tls.dangerous().set_certificate_verifier(Arc::<Recorder>::clone(&witness));
-        let failed = |what: &dyn std::fmt::Display| match locked(&witness.refused).take() {
+        tls.dangerous().set_certificate_verifier(deciding(move |chain, name| {
+            judge.admit(chain, name).inspect_err(|error| *locked(&reason) = Some(error.clone()))?;
+            Ok(())
+        }));
+        let failed = |what: &dyn std::fmt::Display| match locked(&refused).take() {
             Some(reason) => ConnectError::Certificate(reason),
             None => ConnectError::Quic(what.to_string()),
         };
@@ -183,56 +186,4 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW));
     transport
-}
-
-/// Keeps the verifier's reason: QUIC passes on an alert, and words.
-#[derive(Debug)]
-struct Recorder {
-    verifier: Arc<Verifier>,
-    refused: Mutex<Option<CertError>>,
-}
-
-impl ServerCertVerifier for Recorder {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
-        if let Err(error) = &verified {
-            *locked(&self.refused) = refusal(error).cloned();
-        }
-        verified
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
 }
