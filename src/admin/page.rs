@@ -112,8 +112,8 @@ fn certificate(status: &Status, certs: Option<&Certs>, page: &mut String) -> fmt
     let mut parts = vec![words::certificate(status.certificate.as_ref(), &status.time.utc)];
     if let Some(Certs { name, why, renewal, .. }) = certs {
         parts.push(format!("for {name}"));
-        let at = renewal.as_deref().map(|at| format!("renewal {at}: ")).unwrap_or_default();
-        parts.push(format!("{at}{why}"));
+        let at = renewal.as_deref().map(|at| format!(" {at}")).unwrap_or_default();
+        parts.push(format!("renewal{at}: {why}"));
     }
     entry("Certificate", &parts, page)
 }
