@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use answering::{Answering, question};
 use firstlight::cache::Key;
+use firstlight::dns::Origin;
+use firstlight::dns::listen::{Answered, Latencies};
 use firstlight::wire::Query;
 
 /// Samples of each function.
@@ -45,6 +47,11 @@ fn main() {
             black_box(few.ask(&question));
         });
     }
+    let (latencies, mut answered) = (Latencies::default(), Answered::default());
+    time("take note of how long a batch of one took", || {
+        answered.add(black_box(Origin::Cache));
+        latencies.note(&mut answered, black_box(Duration::from_micros(30)));
+    });
     // More than the processor's caches hold, in an order that it cannot foresee.
     let mut many = Answering::new(100_000);
     let questions = std::mem::take(&mut many.questions);

@@ -45,18 +45,37 @@ pub type Octets = [u64; Purpose::ALL.len()];
 
 /// Counts octets as they are sent and received, since the start.
 #[derive(Debug, Default)]
-pub struct Meter([AtomicU64; Purpose::ALL.len()]);
+pub struct Meter {
+    sent: [AtomicU64; Purpose::ALL.len()],
+    received: [AtomicU64; Purpose::ALL.len()],
+}
 
 impl Meter {
-    /// Counts octets in either direction.
-    pub fn add(&self, purpose: Purpose, octets: usize) {
-        self.0[purpose as usize].fetch_add(octets as u64, Ordering::Relaxed);
+    /// Counts octets that were sent.
+    pub fn sent(&self, purpose: Purpose, octets: usize) {
+        self.sent[purpose as usize].fetch_add(octets as u64, Ordering::Relaxed);
     }
 
-    /// All that was counted.
+    /// Counts octets that were received.
+    pub fn received(&self, purpose: Purpose, octets: usize) {
+        self.received[purpose as usize].fetch_add(octets as u64, Ordering::Relaxed);
+    }
+
+    /// All that was counted, in both directions.
     #[must_use]
     pub fn read(&self) -> Octets {
-        self.0.each_ref().map(|octets| octets.load(Ordering::Relaxed))
+        let [mut both, received] = self.directions();
+        for (sum, octets) in both.iter_mut().zip(received) {
+            *sum += octets;
+        }
+        both
+    }
+
+    /// What was sent, and what was received.
+    #[must_use]
+    pub fn directions(&self) -> [Octets; 2] {
+        let read = |octets: &AtomicU64| octets.load(Ordering::Relaxed);
+        [self.sent.each_ref().map(read), self.received.each_ref().map(read)]
     }
 }
 
@@ -150,22 +169,23 @@ mod tests {
         let (meter, now) = (Meter::default(), start());
         let mut ledger = Ledger::new(now);
 
-        meter.add(Purpose::Names, 700);
+        meter.sent(Purpose::Names, 700);
         ledger.enter(meter.read(), false, now);
-        meter.add(Purpose::Names, 20);
-        meter.add(Purpose::Time, 3);
+        meter.received(Purpose::Names, 20);
+        meter.sent(Purpose::Time, 3);
         ledger.enter(meter.read(), true, now);
         ledger.enter(meter.read(), true, now);
 
         assert_eq!(ledger.day(), Day { all: [720, 3, 0, 0, 0], metered: [20, 3, 0, 0, 0] });
         assert_eq!(ledger.day().metered_in_all(), 23);
+        assert_eq!(meter.directions(), [[700, 3, 0, 0, 0], [20, 0, 0, 0, 0]]);
     }
 
     #[test]
     fn a_day_later_it_is_forgotten() {
         let (meter, now) = (Meter::default(), start());
         let mut ledger = Ledger::new(now);
-        meter.add(Purpose::Witnesses, 5);
+        meter.received(Purpose::Witnesses, 5);
         ledger.enter(meter.read(), true, now);
 
         ledger.enter(meter.read(), true, now + 23 * HOUR);
@@ -179,7 +199,7 @@ mod tests {
     fn a_machine_that_slept_for_years_has_an_empty_day() {
         let (meter, now) = (Meter::default(), start());
         let mut ledger = Ledger::new(now);
-        meter.add(Purpose::Names, 5);
+        meter.sent(Purpose::Names, 5);
         ledger.enter(meter.read(), true, now);
 
         ledger.enter(meter.read(), true, now + 50_000 * HOUR);

@@ -180,7 +180,7 @@ impl Lab {
                     assert_eq!(self.slow(&packet, &client), None);
                     continue;
                 }
-                Quick::Reply => {}
+                Quick::Reply(_) => {}
             }
             answered += 1;
             assert_eq!(quick, near, "{packet:02x?}");
@@ -199,7 +199,7 @@ impl Lab {
     fn slow(&self, packet: &[u8], client: &Client) -> Option<Vec<u8>> {
         let answer = pin!(self.answerer.answer(packet, client));
         match answer.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => answer,
+            Poll::Ready(answer) => answer.map(|(reply, _)| reply),
             Poll::Pending => panic!("what the quick way answers the slow way waits for"),
         }
     }
@@ -265,7 +265,8 @@ impl Lab {
         let protocol = protocols[self.rng.random_range(0..protocols.len())];
         let network = [[192, 168, 1], [203, 0, 113]][usize::from(self.rng.random_ratio(1, 30))];
         let [a, b, c] = network;
-        Client { address: (Ipv4Addr::new(a, b, c, self.rng.random()), 5353).into(), protocol }
+        let address = (Ipv4Addr::new(a, b, c, self.rng.random()), 5353).into();
+        Client { address, protocol, arrived: self.clock.mono() }
     }
 
     /// Compares a reply, as hickory-proto reads it, with what was stored.

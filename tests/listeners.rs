@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use firstlight::dns::listen::{Limits, Listeners, Places};
+use firstlight::dns::Origin;
+use firstlight::dns::listen::{Limits, Listeners, Places, STEPS};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request, Response, StatusCode};
@@ -101,6 +102,49 @@ async fn without_room_to_wait_outdated_data_is_given_out_and_nobody_gives_way() 
     assert_eq!(receive(&client).await, 1);
     let counters = listeners.counters();
     assert_eq!((count(&counters.shed_stale), count(&counters.shed)), (2, 0));
+}
+
+#[tokio::test]
+async fn how_long_questions_take_is_noted_whatever_way_they_came() {
+    const WAIT: Duration = Duration::from_millis(400);
+    let (listeners, script, certificate) = open("127.0.0.1", Limits::default());
+    let places = listeners.places();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    udp.connect(places.dns[0]).await.unwrap();
+    let mut tcp = TcpStream::connect(listeners.tcp()[0]).await.unwrap();
+    let mut dot = tls(places.dot[0], &certificate, b"dot").await;
+    let mut doh = Http::connect(places.doh[0], &certificate, b"h2").await;
+    // A connection that was idle for a while has asked nothing meanwhile.
+    sleep(WAIT).await;
+
+    for round in 1..=3 {
+        udp.send(&query(1, "quick")).await.unwrap();
+        receive(&udp).await;
+        tcp.write_all(&frame(&query(1, "quick")).repeat(2)).await.unwrap();
+        while noted(&listeners, Origin::Local).0 < round * 5 - 2 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        dot.write_all(&frame(&query(1, "quick"))).await.unwrap();
+        read_some(&mut dot).await;
+        assert_eq!(doh.ask(&Method::POST, &query(1, "quick")).await.status(), 200);
+        assert_eq!(noted(&listeners, Origin::Local).0, round * 5);
+    }
+    let (_, _, sum) = noted(&listeners, Origin::Local);
+    assert!(sum < WAIT, "what was answered at once took {sum:?}");
+
+    let held =
+        [query(1, "held"), frame(&query(1, "held")), frame(&query(1, "held")), query(1, "held")];
+    udp.send(&held[0]).await.unwrap();
+    tcp.write_all(&held[1]).await.unwrap();
+    dot.write_all(&held[2]).await.unwrap();
+    let asked = tokio::spawn(async move { doh.ask(&Method::POST, &held[3]).await.status() });
+    until(|| count(&script.asked) == 4).await;
+    sleep(WAIT).await;
+    script.let_go.add_permits(4);
+    assert_eq!(asked.await.unwrap(), 200);
+    until(|| noted(&listeners, Origin::Upstream).0 == 4).await;
+    let (_, shorter, sum) = noted(&listeners, Origin::Upstream);
+    assert!(shorter == 0 && sum >= WAIT * 4, "{shorter} of {sum:?}");
 }
 
 #[tokio::test]
@@ -297,7 +341,7 @@ async fn doh_answers_get_post_and_head_over_both_versions_of_http() {
         assert_ne!(response.headers()["content-length"], "0");
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "");
     }
-    assert_eq!(count(&listeners.counters().doh), 8);
+    assert_eq!(listeners.counters().doh.read(), [8, 0]);
 }
 
 #[tokio::test]
@@ -722,6 +766,14 @@ async fn until(condition: impl Fn() -> bool) {
         }
     };
     timeout(PATIENCE, wait).await.unwrap();
+}
+
+/// How many answers from there were noted, how many of them within 100 ms, and how long all took.
+fn noted(listeners: &Listeners, origin: Origin) -> (u64, u64, Duration) {
+    let (_, spans) = listeners.latencies().read().find(|(of, _)| *of == origin).unwrap();
+    let within =
+        STEPS.iter().zip(spans.steps).filter(|(most, _)| **most <= Duration::from_millis(100));
+    (spans.steps.iter().sum(), within.map(|(_, count)| count).sum(), spans.sum)
 }
 
 fn count(counter: &AtomicU64) -> u64 {

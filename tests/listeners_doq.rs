@@ -49,6 +49,29 @@ async fn answers_overtake_each_other() {
 }
 
 #[tokio::test]
+async fn how_long_queries_take_is_noted() {
+    const WAIT: Duration = Duration::from_millis(400);
+    let (listeners, script, certificate) = open("127.0.0.1", Limits::default());
+    let client = connect(&listeners, &certificate).await;
+    sleep(WAIT).await;
+
+    assert_eq!(ask(&client, &query("quick")).await.unwrap(), answer_to("quick"));
+    let held = send(&client, &query("held")).await;
+    until(|| count(&script.asked) == 1).await;
+    sleep(WAIT).await;
+    script.let_go.add_permits(1);
+    assert_eq!(answer(held).await.unwrap(), answer_to("held"));
+
+    let noted: BTreeMap<_, _> =
+        listeners.latencies().read().map(|(origin, spans)| (origin.name(), spans)).collect();
+    let (quick, held) = (&noted["local"], &noted["upstream"]);
+    assert_eq!(quick.steps.iter().sum::<u64>(), 1);
+    assert!(quick.sum < WAIT, "{quick:?}");
+    assert_eq!(held.steps.iter().sum::<u64>(), 1);
+    assert!(held.sum >= WAIT, "{held:?}");
+}
+
+#[tokio::test]
 async fn a_connection_may_ask_as_often_as_it_likes() {
     let (listeners, script, certificate) = open("127.0.0.1", Limits::default());
     let client = connect(&listeners, &certificate).await;
@@ -68,7 +91,7 @@ async fn a_connection_may_ask_as_often_as_it_likes() {
 
     assert_eq!(ask(&client, &query("quick")).await.unwrap(), answer_to("quick"));
     assert_eq!(count(&listeners.counters().connections), 1);
-    assert_eq!(count(&listeners.counters().doq), 601);
+    assert_eq!(listeners.counters().doq.sum(), 601);
 }
 
 #[tokio::test]
@@ -350,7 +373,8 @@ async fn the_certificate_changes_from_one_handshake_to_the_next() {
     tls.doq = Arc::new(move || presented.load_full());
     let places = Places { doq: vec!["127.0.0.1:0".parse().unwrap()], ..Places::default() };
     let answerer = Arc::clone(&script) as Arc<dyn Answer>;
-    let listeners = Listeners::open(&places, answerer, tls, Limits::default(), &Handle::current());
+    let (limits, clock) = (Limits::default(), script::clock());
+    let listeners = Listeners::open(&places, answerer, tls, limits, clock, &Handle::current());
     let before = connect(&listeners, &old).await;
 
     present.store((other.doq)());

@@ -5,17 +5,17 @@
 mod lab;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use firstlight::admin::report::{Condition, HealthReport, Status};
 use firstlight::admin::{CONDITIONS, Health, Request};
-use lab::clients::{ask_ntp, ask_tcp, ask_tls, ask_udp};
+use lab::clients::{ask_ntp, ask_tcp, ask_tls, ask_udp, question};
 use lab::hook::Hook;
 use lab::{DAY, Daemon, HOUR, Lab, Resolver, eventually, find, needing, truth};
 use libtest_mimic::{Arguments, Trial};
@@ -31,6 +31,11 @@ fn main() {
             "every_figure_is_well_formed_and_those_that_alerts_and_dashboard_name_exist",
             &["promtool", "unbound"],
             figures,
+        ),
+        trial(
+            "answers_are_counted_by_origin_and_code_and_timed_one_by_one",
+            &["promtool", "unbound"],
+            answers,
         ),
         trial("alerts_are_raised_when_they_should_be", &["promtool"], alerts),
         trial("the_scrape_configuration_of_the_page_is_one", &["promtool"], scrape),
@@ -66,10 +71,19 @@ fn figures() {
     assert!(ask_ntp(lab.ntp()).is_some());
 
     let with_files = scraped(&lab);
-    assert_eq!(value(&with_files, "firstlight_dns_queries_total{transport=\"dot\"}"), 1);
-    assert!(value(&with_files, "firstlight_dns_queries_total{transport=\"tcp\"}") >= 2);
-    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"cache\"}") >= 1);
-    assert!(value(&with_files, "firstlight_dns_responses_total{origin=\"upstream\"}") >= 3);
+    assert_eq!(
+        value(&with_files, "firstlight_dns_queries_total{transport=\"dot\",family=\"ipv4\"}"),
+        1
+    );
+    assert!(
+        value(&with_files, "firstlight_dns_queries_total{transport=\"tcp\",family=\"ipv4\"}") >= 2
+    );
+    assert!(
+        value(&with_files, "firstlight_dns_responses_total{origin=\"cache\",rcode=\"NOERROR\"}")
+            >= 1
+    );
+    let forwarded = "firstlight_dns_responses_total{origin=\"upstream\",rcode=\"NOERROR\"}";
+    assert!(value(&with_files, forwarded) >= 3);
     let asked = "firstlight_upstream_requests_total{operator=\"good\",result=\"answered\"}";
     assert!(value(&with_files, asked) >= 3);
     assert_eq!(value(&with_files, "firstlight_clock_verified"), 1);
@@ -77,6 +91,11 @@ fn figures() {
     assert!(value(&with_files, "firstlight_ntp_requests_total{result=\"answered\"}") >= 1);
     assert!(value(&with_files, "firstlight_clock_steps_total{direction=\"forward\"}") >= 1);
     assert!(value(&with_files, "firstlight_state_files_written_total") >= 1);
+    for direction in ["sent", "received"] {
+        let octets =
+            format!("firstlight_wan_bytes_total{{direction=\"{direction}\",purpose=\"names\"}}");
+        assert!(value(&with_files, &octets) > 1000, "{direction}");
+    }
     let end =
         value(&with_files, "firstlight_certificate_not_after_timestamp_seconds{source=\"files\"}");
     let start = value(&with_files, "firstlight_start_time_seconds");
@@ -113,6 +132,114 @@ fn figures() {
     }
     every_figure_is_explained(&with_files);
     every_figure_is_explained(&with_orders);
+}
+
+/// Each answer once, whatever way it went, and how long it took.
+fn answers() {
+    let lab = Lab::new();
+    let mut resolver = Resolver::new(&lab, 30, (-DAY, 89 * DAY));
+    resolver.start();
+    let (setup, _wan) = lab.honest();
+    let mut daemon = setup.upstream(&resolver, "good").boot();
+    daemon.serves(&lab).unwrap();
+    let name = "one.lab.example.com";
+    let known = eventually(Duration::from_secs(20), || {
+        ask_udp(lab.dns(), name).filter(|answer| answer.addresses == [resolver.answer])
+    });
+    assert!(known.is_some(), "{}", daemon.log());
+    let before = scraped(&lab);
+
+    assert_eq!(rcode(&lab, "two.lab.example.com", 1), 0);
+    assert_eq!(rcode(&lab, "nowhere.example.org", 1), 3);
+    assert_eq!(rcode(&lab, "nowhere.example.org", 1), 3);
+    assert_eq!(rcode(&lab, "localhost", 1), 0);
+    assert_eq!(rcode(&lab, "example.org", 252), 5, "no transfers");
+    assert_eq!(rcode(&lab, "example.org", 41), 1, "OPT is no type of data");
+    for _ in 0..2 {
+        assert_eq!(ask_tcp(lab.dns(), name).unwrap().addresses, [resolver.answer]);
+        assert_eq!(ask_tls(lab.dot(), name).unwrap().0.addresses, [resolver.answer]);
+    }
+    resolver.stop();
+    assert_eq!(rcode(&lab, "three.lab.example.com", 1), 2);
+    let after = scraped(&lab);
+
+    let expected = [
+        (("cache", "NOERROR"), 4),
+        (("cache", "NXDOMAIN"), 1),
+        (("failed", "SERVFAIL"), 1),
+        (("local", "NOERROR"), 1),
+        (("refused", "FORMERR"), 1),
+        (("refused", "REFUSED"), 1),
+        (("upstream", "NOERROR"), 1),
+        (("upstream", "NXDOMAIN"), 1),
+    ];
+    let [then, since] = [&before, &after].map(|page| responses(page));
+    assert_eq!(then.keys().collect::<Vec<_>>(), since.keys().collect::<Vec<_>>());
+    let counted = since.iter().map(|(pair, count)| (pair.clone(), count - then[pair]));
+    let counted: BTreeMap<_, _> = counted.filter(|(_, count)| *count > 0).collect();
+    let expected = expected.map(|((origin, rcode), count)| ((origin.into(), rcode.into()), count));
+    assert_eq!(counted, BTreeMap::from(expected), "{}", daemon.log());
+    let transport = |page, name: &str| {
+        value(
+            page,
+            &format!("firstlight_dns_queries_total{{transport=\"{name}\",family=\"ipv4\"}}"),
+        )
+    };
+    let asked = [("udp", 7), ("tcp", 2), ("dot", 2), ("doh", 0), ("doq", 0)];
+    for (name, count) in asked {
+        assert_eq!(transport(&after, name) - transport(&before, name), count, "{name}");
+    }
+
+    // All of them are timed, from the start of the daemon on.
+    let origins: BTreeSet<_> = since.keys().map(|(origin, _)| origin).collect();
+    assert_eq!(origins.len(), 10, "{origins:?}");
+    for origin in origins {
+        let answers: i64 =
+            since.iter().filter(|((of, _), _)| of == origin).map(|(_, count)| count).sum();
+        let part =
+            |part: &str| format!("firstlight_dns_response_seconds_{part}{{origin=\"{origin}\"");
+        assert_eq!(value(&after, &(part("count") + "}")), answers, "{origin}");
+        let steps = part("bucket") + ",le=\"";
+        let steps: Vec<(f64, i64)> = after
+            .lines()
+            .filter_map(|line| line.strip_prefix(&steps)?.split_once("\"} "))
+            .map(|(most, count)| (most.parse().unwrap(), count.parse().unwrap()))
+            .collect();
+        assert!(steps.len() == 16 && steps.is_sorted(), "{origin}: {steps:?}");
+        assert!(steps.iter().map(|(_, count)| count).is_sorted(), "{origin}: {steps:?}");
+        assert_eq!(steps[15], (f64::INFINITY, answers), "{origin}");
+        let sum = part("sum") + "} ";
+        let sum = after.lines().find_map(|line| line.strip_prefix(&sum)).unwrap();
+        let sum: f64 = sum.parse().unwrap();
+        assert_eq!(sum > 0.0, answers > 0, "{origin}: {sum}");
+    }
+    promtool(&["check", "metrics"], &after);
+}
+
+/// Answers by origin and response code.
+fn responses(page: &str) -> BTreeMap<(String, String), i64> {
+    let samples = page.lines().filter_map(|line| {
+        let labels = line.strip_prefix("firstlight_dns_responses_total{origin=\"")?;
+        let (origin, rest) = labels.split_once("\",rcode=\"")?;
+        let (rcode, count) = rest.split_once("\"} ")?;
+        Some(((origin.to_owned(), rcode.to_owned()), count.parse().unwrap()))
+    });
+    samples.collect()
+}
+
+/// The response code of the answer to a question for a type, over UDP.
+fn rcode(lab: &Lab, name: &str, kind: u8) -> u8 {
+    let (_, mut packet) = question(name);
+    let at = packet.len() - 3;
+    packet[at] = kind;
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(lab.dns()).unwrap();
+    // An upstream that does not answer is waited for.
+    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    socket.send(&packet).unwrap();
+    let mut reply = [0; 512];
+    socket.recv(&mut reply).unwrap();
+    reply[3] & 0xf
 }
 
 /// Names in the text of figures, as samples have them.
@@ -155,7 +282,10 @@ fn told_to_nobody(lab: &Lab, page: &str) {
 
 fn every_figure_is_explained(page: &str) {
     for name in names(page) {
-        let help = format!("# HELP {name} ");
+        // A histogram is explained as one.
+        let whole = name.strip_suffix("_bucket").or_else(|| name.strip_suffix("_sum"));
+        let whole = whole.or_else(|| name.strip_suffix("_count")).unwrap_or(&name);
+        let help = format!("# HELP {whole} ");
         let said = page.lines().find_map(|line| line.strip_prefix(&help));
         let said = said.unwrap_or_else(|| panic!("{name} is not explained"));
         assert!(said.ends_with('.') && said.split(' ').count() > 2, "{name}: {said}");

@@ -1,6 +1,6 @@
 //! The Debian package, the manual pages and the completions, made and looked at.
 //!
-//! Nothing is installed here: `packaging/debian/try-nspawn.sh` does that, on a machine of its own.
+//! Nothing is installed here: `packaging/debian/try-nspawn.sh` and `try-vm.sh` do that, on machines of their own.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod lab;
@@ -210,7 +210,7 @@ fn accepts(shell: &str, file: &str) {
 /// As they are in the package, and those that make and try it.
 fn scripts(program: &str, options: &[&str]) {
     let folder = Path::new(TOP).join("packaging/debian");
-    for script in SCRIPTS.into_iter().chain(["build.sh", "try-nspawn.sh"]) {
+    for script in SCRIPTS.into_iter().chain(["build.sh", "try-nspawn.sh", "try-vm.sh"]) {
         let output = Command::new(program).args(options).arg(folder.join(script)).output().unwrap();
         assert!(output.status.success(), "{script}: {}", words(&output));
     }

@@ -100,7 +100,14 @@ impl House {
         let runtime = Runtime::new().unwrap();
         let answer: Arc<dyn Answer> = Arc::<Zone>::default();
         let places = (&config).into();
-        let listeners = Listeners::open(&places, answer, tls, Limits::default(), runtime.handle());
+        let listeners = Listeners::open(
+            &places,
+            answer,
+            tls,
+            Limits::default(),
+            Arc::clone(&clock),
+            runtime.handle(),
+        );
         let status = NtpStatus {
             synchronized: true,
             stratum: 2,

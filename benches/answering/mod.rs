@@ -11,7 +11,7 @@ use firstlight::clock::UnixTime;
 use firstlight::config::Config;
 use firstlight::dns::answer::{AnswerSettings, Answerer};
 use firstlight::dns::listen::Quick;
-use firstlight::dns::{BoxFuture, Client, Forward, ForwardError, Forwarded, Protocol};
+use firstlight::dns::{BoxFuture, Client, Forward, ForwardError, Forwarded, Origin, Protocol};
 use firstlight::node::ports::Clock;
 use tokio::runtime::{Builder, Runtime};
 
@@ -38,6 +38,7 @@ pub(crate) struct Answering {
     pub(crate) answerer: Answerer,
     pub(crate) questions: Vec<Vec<u8>>,
     clients: Vec<Client>,
+    clock: Arc<SteadyClock>,
     asked: usize,
     /// What a thread that receives datagrams keeps for itself.
     near: Near,
@@ -52,16 +53,18 @@ impl Answering {
         let config = Config::parse(CONFIG, Path::new("benchmark.toml")).expect("a configuration");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let cache = Cache::new(256 << 20, Duration::ZERO);
+        let clock = Arc::new(SteadyClock::start());
         let answerer = Answerer::new(
             AnswerSettings::from(&config.config),
             Arc::new(cache),
             Arc::new(Upstream),
-            Arc::new(SteadyClock::start()),
+            Arc::<SteadyClock>::clone(&clock),
             runtime.handle().clone(),
         );
         let client = |number: usize| Client {
             address: SocketAddr::from(([10, 77, 1, number as u8], 40_000)),
             protocol: Protocol::Udp,
+            arrived: clock.mono(),
         };
         let clients: Vec<_> = (0..CLIENTS).map(client).collect();
         let questions: Vec<_> =
@@ -72,21 +75,21 @@ impl Answering {
             }
         });
         let (near, reply) = (Near::new(), Vec::new());
-        Self { answerer, questions, clients, asked: 0, near, reply, _runtime: runtime }
+        Self { answerer, questions, clients, clock, asked: 0, near, reply, _runtime: runtime }
     }
 
-    /// Asks a question of the next device, on the path that does not wait.
+    /// Asks a question of the next device, received by itself, on the path that does not wait.
     pub(crate) fn ask(&mut self, question: &[u8]) -> Quick {
         self.asked += 1;
-        let client = &self.clients[self.asked % CLIENTS];
-        self.answerer.quick(question, client, Some(&mut self.near), &mut self.reply)
+        let client = Client { arrived: self.clock.mono(), ..self.clients[self.asked % CLIENTS] };
+        self.answerer.quick(question, &client, Some(&mut self.near), &mut self.reply)
     }
 
     /// Asks `count` questions that the cache answers, each name in turn.
     pub(crate) fn hit(&mut self, count: usize) {
         let questions = std::mem::take(&mut self.questions);
         for question in questions.iter().cycle().take(count) {
-            assert_eq!(self.ask(question), Quick::Reply, "not from the cache");
+            assert_eq!(self.ask(question), Quick::Reply(Origin::Cache));
         }
         self.questions = questions;
     }

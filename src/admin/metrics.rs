@@ -3,16 +3,18 @@
 //! Labels take few values: words of this program, and what the configuration names. No name that was asked
 //! for is among them, and no client.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod dns;
+mod page;
+
+use std::collections::BTreeMap;
 use std::fmt::Error;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::report::{Cache, Certs, Dns, Figures, Sources, Status, Time, Totals, Upstream};
-use crate::clock::UnixTime;
+use self::page::{Labels, Page, count, flag, labelled, precise, seconds_of};
+use super::report::{Certs, Endings, Figures, Sources, Status, Time, Totals, Upstream};
 
 /// The media type of [`text`].
 pub(super) const MEDIA_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -42,13 +44,16 @@ impl Collector for Shown {
         clock(&status.time, totals, &mut page)?;
         time_sources(sources, &mut page)?;
         time_service(&status.time, &mut page)?;
-        names(&status.dns, totals, &mut page)?;
+        dns::names(&status.dns, totals, &mut page)?;
         if let Some(cache) = cache {
-            cached(cache, &mut page)?;
+            dns::cached(cache, &mut page)?;
         }
         servers(upstreams, totals, &mut page)?;
         if let Some(certs) = certs {
             certificates(certs, &mut page)?;
+        }
+        if let Some(orders) = &totals.orders {
+            renewals(orders, &mut page)?;
         }
         uplink(status, totals, &mut page)
     }
@@ -214,84 +219,6 @@ fn time_service(time: &Time, page: &mut Page<'_>) -> Result<(), Error> {
     page.counters("nts_key_exchanges", None, help, labelled("result", exchanges))
 }
 
-fn names(dns: &Dns, totals: &Totals, page: &mut Page<'_>) -> Result<(), Error> {
-    let met = |name: &str| dns.counters.get(name).copied().unwrap_or(0);
-    let table = |rows: &[(&'static str, &'static str)]| {
-        rows.iter().map(|(label, counter)| (*label, met(counter))).collect::<Vec<_>>()
-    };
-    let transports = table(&[
-        ("udp", "udp_received"),
-        ("tcp", "queries_tcp"),
-        ("dot", "queries_dot"),
-        ("doh", "queries_doh"),
-        ("doq", "queries_doq"),
-    ]);
-    let help = "DNS questions, by the way they came.";
-    page.counters("dns_queries", None, help, labelled("transport", transports))?;
-    let origins = table(&[
-        ("local", "local"),
-        ("cache", "cached"),
-        ("stale", "stale"),
-        ("upstream", "forwarded"),
-        ("blocked", "blocked"),
-        ("failed", "failed"),
-        ("refused", "refused"),
-        ("denied", "denied"),
-        ("limited", "limited"),
-        ("malformed", "malformed"),
-    ]);
-    let help = "DNS answers, by where they came from; failed: no upstream gave one. Denied clients are \
-                of networks that are not served.";
-    page.counters("dns_responses", None, help, labelled("origin", origins))?;
-    let unanswered = table(&[
-        ("dropped", "queries_dropped"),
-        ("late", "queries_late"),
-        ("shed", "queries_shed"),
-    ]);
-    let help = "DNS questions without an answer: no questions at all, late, or too many at once.";
-    page.counters("dns_unanswered", None, help, labelled("reason", unanswered))?;
-    let asked = table(&[
-        ("sent", "flights"),
-        ("joined", "shared"),
-        ("refreshed", "refreshed"),
-        ("unfit", "unfit"),
-        ("shed", "shed"),
-    ]);
-    let help = "Questions to upstreams: sent, spared by joining one under way, sent ahead to refresh, \
-                answered with what could not be used, and not sent because too many were under way.";
-    page.counters("dns_upstream_questions", None, help, labelled("event", asked))?;
-    let recursion =
-        table(&[("encrypted", "recursion_encrypted"), ("plaintext", "recursion_plaintext")]);
-    let help = "Questions to authoritative servers (dns.mode = \"recurse\").";
-    page.counters("dns_recursion_questions", None, help, labelled("protection", recursion))?;
-    let events = table(&[
-        ("accepted", "connections_accepted"),
-        ("refused", "connections_refused"),
-        ("displaced", "connections_displaced"),
-        ("cut", "connections_cut"),
-        ("handshake-failed", "handshakes_failed"),
-        ("not-accepted", "accept_errors"),
-    ]);
-    let help = "What happened to connections of DNS clients.";
-    page.counters("dns_connection_events", None, help, labelled("event", events))?;
-    let open = count(totals.connections);
-    page.gauge("dns_connections", None, "Connections of DNS clients that are open.", open)
-}
-
-fn cached(cache: &Cache, page: &mut Page<'_>) -> Result<(), Error> {
-    page.gauge("cache_entries", None, "Answers in the cache.", count(cache.entries))?;
-    let help =
-        "Answers in the cache that came through certificates whose dates are not certain yet.";
-    page.gauge("cache_relaxed_entries", None, help, count(cache.relaxed))?;
-    let help = "What the cache takes.";
-    page.gauge("cache_size", Some(&Unit::Bytes), help, count(cache.bytes))?;
-    let help = "What the cache may take.";
-    page.gauge("cache_limit", Some(&Unit::Bytes), help, count(cache.limit))?;
-    page.counter("cache_insertions", None, "Answers taken into the cache.", cache.inserted)?;
-    let help = "Answers that had to make room for others in the cache.";
-    page.counter("cache_evictions", None, help, cache.evicted)
-}
-
 fn servers(upstreams: &[Upstream], totals: &Totals, page: &mut Page<'_>) -> Result<(), Error> {
     let requests = totals.requests.iter().flat_map(|(operator, met)| {
         let results =
@@ -370,12 +297,26 @@ fn certificates(certs: &Certs, page: &mut Page<'_>) -> Result<(), Error> {
     page.gauges("acme_rehearsal_failures", None, help, rehearsed)
 }
 
+fn renewals(ended: &Endings, page: &mut Page<'_>) -> Result<(), Error> {
+    let results = [("issued", ended.issued), ("failed", ended.failed)];
+    let help = "Orders of certificates, by how they ended; rehearsals are not among them.";
+    page.counters("acme_renewals", None, help, labelled("result", results))?;
+    let results = [("passed", ended.rehearsed), ("failed", ended.rehearsals_failed)];
+    let help = "Rehearsals of orders, by how they ended.";
+    page.counters("acme_rehearsals", None, help, labelled("result", results))
+}
+
 fn uplink(status: &Status, totals: &Totals, page: &mut Page<'_>) -> Result<(), Error> {
     let help = "Whether the uplink is paid for by the octet (1).";
     page.gauge("wan_metered", None, help, flag(status.uplink.metered.is_some()))?;
-    let octets = totals.uplink.iter().map(|(purpose, octets)| (purpose.as_str(), *octets));
-    let help = "Octets over the uplink in both directions, headers included, by what they are for.";
-    page.counters("wan", Some(&Unit::Bytes), help, labelled("purpose", octets))?;
+    let octets = totals.uplink.iter().flat_map(|(purpose, [sent, received])| {
+        [("sent", *sent), ("received", *received)].map(|(direction, octets)| {
+            let labels = [("direction", direction.to_owned()), ("purpose", purpose.clone())];
+            (Labels::from(labels), octets)
+        })
+    });
+    let help = "Octets over the uplink, headers included, by direction and what they are for.";
+    page.counters("wan", Some(&Unit::Bytes), help, octets)?;
     let budget = precise(status.uplink.budget);
     let help = "What may go over metered links within a day; 0: any amount.";
     page.gauge("wan_budget", Some(&Unit::Bytes), help, budget)?;
@@ -383,16 +324,6 @@ fn uplink(status: &Status, totals: &Totals, page: &mut Page<'_>) -> Result<(), E
     let day = day.map(|(purpose, octets)| (purpose.as_str(), precise(*octets)));
     let help = "What went over metered links within the last day, by what it was for.";
     page.gauges("wan_metered_day", Some(&Unit::Bytes), help, labelled("purpose", day))
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-/// Samples with one label each.
-fn labelled<'v, T>(
-    label: &'static str,
-    values: impl IntoIterator<Item = (&'v str, T)>,
-) -> impl Iterator<Item = (Labels, T)> {
-    values.into_iter().map(move |(value, number)| (vec![(label, value.to_owned())], number))
 }
 
 /// How many addresses each service has, from `dns 192.0.2.1:53` and its like.
@@ -405,152 +336,14 @@ fn by_service(open: &[String]) -> impl Iterator<Item = (Labels, f64)> {
     labelled("service", counted)
 }
 
-/// Where figures are written to.
-struct Page<'e>(DescriptorEncoder<'e>);
-
-impl Page<'_> {
-    fn gauge(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        value: f64,
-    ) -> Result<(), Error> {
-        self.gauges(name, unit, help, [(Labels::new(), value)])
-    }
-
-    fn counter(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        value: u64,
-    ) -> Result<(), Error> {
-        self.counters(name, unit, help, [(Labels::new(), value)])
-    }
-
-    /// Nothing is written of a figure without values.
-    fn gauges(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        samples: impl IntoIterator<Item = (Labels, f64)>,
-    ) -> Result<(), Error> {
-        let samples = once_each(samples);
-        if samples.is_empty() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        samples
-            .iter()
-            .try_for_each(|(labels, value)| family.encode_family(labels)?.encode_gauge(value))
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        unit: Option<&Unit>,
-        help: &str,
-        samples: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> Result<(), Error> {
-        let samples = once_each(samples);
-        if samples.is_empty() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        samples.iter().try_for_each(|(labels, value)| {
-            family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, f64>(value, None)
-        })
-    }
-
-    fn info(&mut self, name: &str, help: &str, labels: &[(&str, String)]) -> Result<(), Error> {
-        let mut info = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        info.encode_info(&labels)
-    }
-}
-
-/// Two of the same labels would cost the reader all figures: one address over two transports, say.
-fn once_each<T>(samples: impl IntoIterator<Item = (Labels, T)>) -> Vec<(Labels, T)> {
-    let mut seen = BTreeSet::new();
-    samples.into_iter().filter(|(labels, _)| seen.insert(labels.clone())).collect()
-}
-
-/// Seconds since 1970 of an RFC 3339 time.
-fn seconds_of(time: &str) -> Option<f64> {
-    let time: UnixTime = time.parse().ok()?;
-    Some(precise(time.secs()))
-}
-
-/// As near as a double comes: exact up to 2^53.
-#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-fn precise(number: impl TryInto<i64>) -> f64 {
-    number.try_into().map_or(f64::INFINITY, |number| number as f64)
-}
-
-fn count(number: usize) -> f64 {
-    precise(number)
-}
-
-const fn flag(held: bool) -> f64 {
-    if held { 1.0 } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_figure_has_its_unit_and_a_counter_its_end() {
-        let text = page(|page| {
-            page.counter("wan", Some(&Unit::Bytes), "Octets.", 7)?;
-            page.gauge("clock_offset", Some(&Unit::Seconds), "An offset.", -0.25)?;
-            page.gauges("condition", None, "None holds.", [])
-        });
-
-        assert_eq!(
-            text,
-            "# HELP firstlight_wan_bytes_total Octets.\n\
-             # TYPE firstlight_wan_bytes_total counter\n\
-             firstlight_wan_bytes_total 7\n\
-             # HELP firstlight_clock_offset_seconds An offset.\n\
-             # TYPE firstlight_clock_offset_seconds gauge\n\
-             firstlight_clock_offset_seconds -0.25\n"
-        );
-    }
-
-    #[test]
-    fn labels_are_escaped_and_none_comes_twice() {
-        let text = page(|page| {
-            let twice = [("a\"b\\c\n", 1.0), ("a\"b\\c\n", 2.0)];
-            page.gauges("it", None, "It.", labelled("name", twice))
-        });
-
-        let (_, samples) = text.split_once("gauge\n").unwrap();
-        assert_eq!(samples, "firstlight_it{name=\"a\\\"b\\\\c\\n\"} 1.0\n");
-    }
 
     #[test]
     fn services_are_counted_by_their_names() {
         let open = ["dns 192.0.2.1:53", "dns [::1]:53", "doq 192.0.2.1:853"].map(str::to_owned);
         let counted: Vec<_> = by_service(&open).map(|(_, addresses)| addresses).collect();
         assert_eq!(counted, [2.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
-    }
-
-    type Fill = fn(&mut Page<'_>) -> Result<(), Error>;
-
-    fn page(fill: Fill) -> String {
-        #[derive(Debug)]
-        struct Filled(Fill);
-        impl Collector for Filled {
-            fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-                (self.0)(&mut Page(encoder))
-            }
-        }
-        let mut registry = Registry::with_prefix("firstlight");
-        registry.register_collector(Box::new(Filled(fill)));
-        let mut text = String::new();
-        prometheus_text::encode(&mut text, &registry).unwrap();
-        text
     }
 }

@@ -1,6 +1,10 @@
 //! What the daemon tells of itself, as the JSON of the control socket.
 
+mod figures;
+
 use serde::{Deserialize, Serialize};
+
+pub use figures::{Answers, Endings, Figures, Requests, Spans, Step, Totals};
 
 use super::Health;
 
@@ -560,57 +564,4 @@ impl HealthReport {
         let others = conditions.map(|it| format!("  {} {}: {}", it.severity, it.name, it.text));
         std::iter::once(first).chain(others).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// What monitoring is shown.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Figures {
-    /// Everything at a glance.
-    pub status: Status,
-    /// The time sources and the witnesses.
-    pub sources: Sources,
-    /// The upstreams, one by one.
-    pub upstreams: Vec<Upstream>,
-    /// The certificate that clients are shown; `None` if there is none.
-    pub certs: Option<Certs>,
-    /// What the cache holds.
-    pub cache: Option<Cache>,
-    /// What is counted for monitoring alone.
-    pub totals: Totals,
-}
-
-/// What is counted, since the start, or found out for monitoring alone.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Totals {
-    /// When the daemon started by its present clock, RFC 3339.
-    pub started: String,
-    /// DNS connections that are open.
-    pub connections: usize,
-    /// Steps of the clock to a later time, and to an earlier one.
-    pub steps: [u64; 2],
-    /// What became of requests to the upstreams of each operator.
-    pub requests: std::collections::BTreeMap<String, Requests>,
-    /// Conditions that came to be the case, or became worse.
-    pub raised: u64,
-    /// Conditions that ceased to be the case.
-    pub cleared: u64,
-    /// Octets over the uplink, by purpose.
-    pub uplink: std::collections::BTreeMap<String, u64>,
-    /// State files written to a disk.
-    pub state_files: u64,
-    /// The octets in them.
-    pub state_octets: u64,
-    /// Whether the configuration that was read last is in force.
-    pub configuration_loaded: bool,
-}
-
-/// What became of requests to an operator's upstreams, since the start.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Requests {
-    /// Answered, whatever the response code.
-    pub answered: u64,
-    /// Not answered: refused, reset, silent, or not verifiable.
-    pub failed: u64,
-    /// Answered with SERVFAIL or REFUSED where another operator then knew better.
-    pub outdone: u64,
 }

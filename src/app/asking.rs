@@ -52,7 +52,7 @@ impl Steward {
         let world = self.world_of_nts(patience);
         let witness = self.nts.place_of(id.0).map(|place| self.targets.len() + place);
         tokio::spawn(async move {
-            meter.add(Purpose::Time, NTS_DATAGRAM);
+            meter.sent(Purpose::Time, NTS_DATAGRAM);
             let said = match protected.ask(address, &world).await {
                 Ok(said) => said,
                 Err(unsaid) => {
@@ -60,7 +60,7 @@ impl Steward {
                     return;
                 }
             };
-            meter.add(Purpose::Time, NTS_DATAGRAM);
+            meter.received(Purpose::Time, NTS_DATAGRAM);
             protected.served();
             if let Some(witness) = witness.filter(|_| said.strictly) {
                 let said = testimony(&said.reading, world.trust.floor);
@@ -88,11 +88,11 @@ impl Steward {
         let meter = Arc::clone(self.uplink.meter());
         let (keys, own) = (self.services.ntp_server.keys(), self.services.own_ids());
         tokio::spawn(async move {
-            meter.add(Purpose::Time, DATAGRAM);
+            meter.sent(Purpose::Time, DATAGRAM);
             let proof = key.map_or(Proof::None, |id| Proof::Key { keys: &keys, id });
             let said = client::ask(address, &*clock, pivot, patience, proof, &own).await;
             if said.is_ok() {
-                meter.add(Purpose::Time, DATAGRAM);
+                meter.received(Purpose::Time, DATAGRAM);
             }
             let _ = sender.send(heard(asked, member, id, said)).await;
         });

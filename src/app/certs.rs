@@ -14,6 +14,7 @@ use super::issuing::{Archive, Ended, Issuing};
 use super::services::Services;
 use super::steward::{Message, Steward};
 use crate::acme::kept;
+use crate::admin::report;
 use crate::cert::{
     self, Alarm, CONDITIONS, CaId, Ending, Event, Failure, Held, Lifecycle, Order, OrderId, Policy,
     Saved, Window,
@@ -57,6 +58,7 @@ pub(super) struct Certs {
     seen: Option<Arc<CertifiedKey>>,
     told: Vec<Alarm>,
     upstreams_down: bool,
+    ended: report::Endings,
 }
 
 /// The part of it that orders.
@@ -107,7 +109,19 @@ impl Certs {
         }
         let held = certificates.into_iter().map(|certificate| certificate.held).collect();
         let lifecycle = Lifecycle::new(policy, held, saved, now);
-        Self { lifecycle, orders, seen: None, told: Vec::new(), upstreams_down: false }
+        Self {
+            lifecycle,
+            orders,
+            seen: None,
+            told: Vec::new(),
+            upstreams_down: false,
+            ended: report::Endings::default(),
+        }
+    }
+
+    /// How orders ended since the daemon started; `None` if none are made.
+    pub(super) fn ended(&self) -> Option<report::Endings> {
+        self.orders.is_some().then_some(self.ended)
     }
 
     /// What leaves in plaintext for certificates, for people.
@@ -185,9 +199,11 @@ impl Steward {
         let now = self.boot.now();
         if self.config.acme.is_some() != self.certs.orders.is_some() {
             let made = Certs::new(&self.config, &self.services, now);
-            let Certs { told, upstreams_down, .. } = std::mem::replace(&mut self.certs, made);
+            let Certs { told, upstreams_down, ended, .. } =
+                std::mem::replace(&mut self.certs, made);
             // What people were told has to be taken back.
             (self.certs.told, self.certs.upstreams_down) = (told, upstreams_down);
+            self.certs.ended = ended;
         }
         let seed = self.certs.orders.as_ref().map_or(0, |orders| orders.seed);
         let policy = policy(&self.config, seed);
@@ -224,7 +240,14 @@ impl Steward {
         let now = self.boot.now();
         let Some(orders) = &mut self.certs.orders else { return };
         match told {
-            Told::Ended(Ended { id, accepted, ending, key }) => {
+            Told::Ended(Ended { id, staging, accepted, ending, key }) => {
+                let counts = &mut self.certs.ended;
+                *match ending {
+                    Ending::Issued(_) => &mut counts.issued,
+                    Ending::Passed => &mut counts.rehearsed,
+                    Ending::Failed(_) if staging => &mut counts.rehearsals_failed,
+                    Ending::Failed(_) => &mut counts.failed,
+                } += 1;
                 // One by a configuration before may have ended just then.
                 orders.running.take_if(|(of, _)| *of == id);
                 if let (Ending::Issued(held), Some(key)) = (&ending, key) {

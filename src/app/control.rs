@@ -19,7 +19,8 @@ use super::supervise::panics;
 use crate::admin::{self, Control, Policy, Reason, Request, Response, report};
 use crate::clock::{CertDates, UnixTime, Verdict};
 use crate::config::{self, ClockMode, Plaintext, RefClockKind};
-use crate::net::KeepOpen;
+use crate::dns::Protocol;
+use crate::net::{Families, KeepOpen};
 use crate::node::Input;
 use crate::node::ports::{Clock, Steer};
 
@@ -386,6 +387,16 @@ impl Services {
     fn listener_counts(&self) -> impl Iterator<Item = (String, u64)> {
         let met = self.listeners.counters();
         let udp = self.listeners.udp_tally();
+        let queries = self.queries().map(|(protocol, queries)| {
+            let name = match protocol {
+                Protocol::Udp => "udp_received",
+                Protocol::Tcp => "queries_tcp",
+                Protocol::Dot => "queries_dot",
+                Protocol::Doh => "queries_doh",
+                Protocol::Doq => "queries_doq",
+            };
+            (name.to_owned(), queries.sum())
+        });
         [
             ("accept_errors", &met.accept_errors),
             ("connections_accepted", &met.connections),
@@ -394,22 +405,30 @@ impl Services {
             ("connections_refused", &met.refused),
             ("handshakes_failed", &met.handshake_failures),
             ("panics", &met.panics),
-            ("queries_doh", &met.doh),
-            ("queries_doq", &met.doq),
-            ("queries_dot", &met.dot),
             ("queries_dropped", &met.dropped),
             ("queries_late", &met.late),
             ("queries_shed", &met.shed),
             ("queries_shed_stale", &met.shed_stale),
-            ("queries_tcp", &met.tcp),
             ("retries_demanded", &met.retries),
             ("udp_panics", &udp.panics),
-            ("udp_received", &udp.received),
             ("udp_sends_failed", &udp.send_failed),
             ("udp_sent", &udp.sent),
         ]
         .map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)))
         .into_iter()
+        .chain(queries)
+    }
+
+    /// Questions by the way they came.
+    pub(super) fn queries(&self) -> [(Protocol, &Families); 5] {
+        let met = self.listeners.counters();
+        [
+            (Protocol::Udp, &self.listeners.udp_tally().received),
+            (Protocol::Tcp, &met.tcp),
+            (Protocol::Dot, &met.dot),
+            (Protocol::Doh, &met.doh),
+            (Protocol::Doq, &met.doq),
+        ]
     }
 
     fn sockets(&self) -> report::Listeners {

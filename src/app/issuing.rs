@@ -76,6 +76,8 @@ pub(super) struct Issuing {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) id: OrderId,
+    /// It was a rehearsal.
+    pub(super) staging: bool,
     /// The CA took it, so that it counts there.
     pub(super) accepted: bool,
     pub(super) ending: Ending,
@@ -144,7 +146,7 @@ impl Issuing {
         let carried_out = self.carry_out(&order, leaf.as_ref(), urgent);
         // A panic is an order that failed: the next one has its time.
         let ended = AssertUnwindSafe(carried_out).catch_unwind().await;
-        ended.unwrap_or_else(|_| Ended::failed(order.id, local(&"a part of it panicked")))
+        ended.unwrap_or_else(|_| Ended::failed(&order, local(&"a part of it panicked")))
     }
 
     async fn carry_out(
@@ -167,7 +169,7 @@ impl Issuing {
         });
         let (place, ca, solver, begun) = match begun {
             Ok(begun) => begun,
-            Err(failure) => return Ended::failed(order.id, failure),
+            Err(failure) => return Ended::failed(order, failure),
         };
         info!(
             authority = ca.name,
@@ -191,11 +193,12 @@ impl Issuing {
         let accepted = outcome.accepted;
         let chain = match outcome.result {
             Ok(chain) => chain,
-            Err(failure) => return Ended { accepted, ..Ended::failed(order.id, failure) },
+            Err(failure) => return Ended { accepted, ..Ended::failed(order, failure) },
         };
         if order.staging {
             block_in_place(|| kept.end_order(&ca.name));
-            return Ended { id: order.id, accepted, ending: Ending::Passed, key: None };
+            let (id, ending) = (order.id, Ending::Passed);
+            return Ended { id, staging: true, accepted, ending, key: None };
         }
         let issued = Issued {
             ca: ca.name.clone(),
@@ -206,6 +209,7 @@ impl Issuing {
         match block_in_place(|| kept.keep_certificate(&issued)) {
             Ok(certificate) => Ended {
                 id: order.id,
+                staging: false,
                 accepted,
                 ending: Ending::Issued(certificate.held),
                 key: Some(certificate.key),
@@ -213,7 +217,7 @@ impl Issuing {
             Err(misfit) => {
                 let detail = format!("the certificate it issued is of no use: {misfit}");
                 let failure = Failure { kind: Kind::Garbage, detail };
-                Ended { accepted, ..Ended::failed(order.id, failure) }
+                Ended { accepted, ..Ended::failed(order, failure) }
             }
         }
     }
@@ -315,8 +319,9 @@ impl Issuing {
 }
 
 impl Ended {
-    fn failed(id: OrderId, failure: Failure) -> Self {
-        Self { id, accepted: false, ending: Ending::Failed(failure), key: None }
+    fn failed(order: &Order, failure: Failure) -> Self {
+        let &Order { id, staging, .. } = order;
+        Self { id, staging, accepted: false, ending: Ending::Failed(failure), key: None }
     }
 }
 

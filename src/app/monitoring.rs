@@ -11,6 +11,7 @@ use super::services::{Services, asked};
 use super::steward::{Steward, UNUSABLE};
 use crate::admin::{Health, MonitoringListen, report};
 use crate::dns::ForwardEvent;
+use crate::dns::listen::STEPS;
 use crate::host::state;
 use crate::metered::Purpose;
 use crate::net::KeepOpen;
@@ -31,6 +32,28 @@ impl Services {
         if let Some(monitoring) = self.monitoring.get() {
             monitoring.set(addresses);
         }
+    }
+
+    fn answers(&self) -> Vec<report::Answers> {
+        let counted = self.answerer.answers().map(|(origin, rcode, count)| report::Answers {
+            origin: origin.name().to_owned(),
+            rcode: rcode.to_owned(),
+            count,
+        });
+        counted.collect()
+    }
+
+    fn spans(&self) -> Vec<report::Spans> {
+        let bounds = || STEPS.iter().map(|most| Some(most.as_secs_f64())).chain([None]);
+        let spans = self.listeners.latencies().read().map(|(origin, spans)| report::Spans {
+            origin: origin.name().to_owned(),
+            steps: bounds()
+                .zip(spans.steps)
+                .map(|(most, count)| report::Step { most, count })
+                .collect(),
+            sum: spans.sum.as_secs_f64(),
+        });
+        spans.collect()
     }
 }
 
@@ -63,7 +86,8 @@ impl Steward {
 
     fn totals(&self) -> report::Totals {
         let (state_files, state_octets) = state::written();
-        let octets = self.uplink.meter().read();
+        let [sent, received] = self.uplink.meter().directions();
+        let octets = sent.into_iter().zip(received).map(|(sent, received)| [sent, received]);
         let purposes = Purpose::ALL.iter().map(|purpose| purpose.name().to_owned());
         let now = self.boot.now();
         report::Totals {
@@ -77,6 +101,14 @@ impl Steward {
             state_files,
             state_octets,
             configuration_loaded: !self.node.health().holds(UNUSABLE),
+            queries: self
+                .services
+                .queries()
+                .map(|(protocol, queries)| (protocol.name().to_owned(), queries.read()))
+                .into(),
+            answers: self.services.answers(),
+            spans: self.services.spans(),
+            orders: self.certs.ended(),
         }
     }
 

@@ -69,9 +69,13 @@ impl Addresses {
 pub(super) async fn ask(name: &Name, kind: RecordType, answerer: &Answerer) -> Vec<IpAddr> {
     let Ok(owner) = HickoryName::from_labels(name.labels()) else { return Vec::new() };
     let Some(packet) = question(&owner, kind) else { return Vec::new() };
-    let client = Client { address: (Ipv4Addr::LOCALHOST, 0).into(), protocol: Protocol::Doh };
+    let client = Client {
+        address: (Ipv4Addr::LOCALHOST, 0).into(),
+        protocol: Protocol::Doh,
+        arrived: answerer.now(),
+    };
     let reply = answerer.answer(&packet, &client).await;
-    reply.map_or_else(Vec::new, |reply| addresses(&reply))
+    reply.map_or_else(Vec::new, |(reply, _)| addresses(&reply))
 }
 
 #[cfg(test)]

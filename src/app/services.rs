@@ -101,6 +101,7 @@ impl Services {
             Arc::clone(&answerer) as _,
             identity.present(),
             Limits::default(),
+            Arc::clone(&clock),
             &runtime,
         );
         let ntp_status = Arc::new(ArcSwap::from_pointee(trust.ntp_status(now)));

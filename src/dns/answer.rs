@@ -29,7 +29,7 @@ pub use counters::{Counters, Counts};
 pub use settings::AnswerSettings;
 
 use super::listen::{self, Quick};
-use super::{BoxFuture, Client, Forward, Protocol};
+use super::{BoxFuture, Client, Forward, Origin, Protocol};
 use crate::cache::{Answer, Cache, Key, Lookup, Near, Policy, Provenance, Standing, Ttl};
 use crate::config::Plaintext;
 use crate::filter::{Filter, Verdict};
@@ -37,8 +37,8 @@ use crate::names::Started;
 use crate::node::ports::Clock;
 use crate::upstream::Purpose;
 use crate::wire::{
-    Class, Ede, Header, Hop, MAX_NAME, Message, Name, Note, Query, Rcode, Reply, Section, Type,
-    UDP_PAYLOAD, bad_cookie, malformed, truncated,
+    Class, Ede, Header, Hop, MAX_NAME, Malformed, Message, Name, Note, Query, Rcode, Reply,
+    Section, Type, UDP_PAYLOAD, bad_cookie, malformed, truncated,
 };
 use cookie::Cookies;
 use counters::count;
@@ -131,14 +131,26 @@ impl Answerer {
         self.flights.counters.snapshot()
     }
 
+    /// How many answers had which origin and which response code so far; codes that are not counted
+    /// apart are `other`. Every pair is there, also of those that never occur.
+    pub fn answers(&self) -> impl Iterator<Item = (Origin, &'static str, u64)> {
+        self.flights.counters.answers()
+    }
+
+    /// The moment by its clock, at which a question of this machine itself arrives.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.flights.clock.mono()
+    }
+
     /// The cache.
     #[must_use]
     pub fn cache(&self) -> &Arc<Cache> {
         &self.flights.cache
     }
 
-    /// Answers a packet without waiting, if that is possible. The reply replaces what `out`
-    /// held; a buffer that is kept is not allocated again.
+    /// Answers a packet without waiting, if that is possible, as of when it arrived. The reply
+    /// replaces what `out` held; a buffer that is kept is not allocated again.
     ///
     /// Whoever asks more than the rate allows over UDP is told to prove its address: by a cookie
     /// (RFC 7873) if it speaks of them, else by asking over TCP.
@@ -158,43 +170,53 @@ impl Answerer {
         let address = client.address.ip();
         if client.protocol == Protocol::Udp
             && !proven
-            && !in_force.within_rate(address, self.flights.clock.mono())
+            && !in_force.within_rate(address, client.arrived)
         {
-            count(&self.flights.counters.limited);
-            let ask_again = if hop.cookie.is_some() { bad_cookie } else { truncated };
+            let (ask_again, rcode): (fn(&_, &_, &mut _), _) = if hop.cookie.is_some() {
+                (bad_cookie, Rcode::BADCOOKIE)
+            } else {
+                (truncated, Rcode::NOERROR)
+            };
             ask_again(&query, &hop, out);
-            return Quick::Reply;
+            self.flights.counters.answered(Origin::Limited, rcode);
+            return Quick::Reply(Origin::Limited);
         }
         match self.decide(&in_force, &query, client, &hop, near, out) {
             Step::Ask(_) | Step::Chase(_) => Quick::Slow,
-            Step::Done => Quick::Reply,
+            Step::Done(origin) => {
+                self.count(origin, out);
+                Quick::Reply(origin)
+            }
         }
     }
 
-    /// Answers a packet, asking an upstream if need be; `None` if there is no reply to it.
+    /// Answers a packet, asking an upstream if need be, and says what stands behind the answer;
+    /// `None` if there is no reply to it.
     ///
     /// Takes at most about 8 s.
-    pub async fn answer(&self, packet: &[u8], client: &Client) -> Option<Vec<u8>> {
+    pub async fn answer(&self, packet: &[u8], client: &Client) -> Option<(Vec<u8>, Origin)> {
         let mut out = Vec::new();
         let query = match self.parse(packet, &mut out) {
             Ok(query) => query,
-            Err(done) => return (done == Quick::Reply).then_some(out),
+            Err(Quick::Reply(origin)) => return Some((out, origin)),
+            Err(Quick::Drop | Quick::Slow) => return None,
         };
         let in_force = self.in_force.load_full();
         let settings = &in_force.settings;
         let (hop, _) = self.hop(settings, &query, client);
-        match self.decide(&in_force, &query, client, &hop, None, &mut out) {
-            Step::Done => {}
+        let origin = match self.decide(&in_force, &query, client, &hop, None, &mut out) {
+            Step::Done(origin) => origin,
             Step::Ask(stale) => {
                 let found = self.ask(settings, &Key::of(&query), stale).await;
-                found.write(&query, &hop, &mut out);
+                found.write(&query, &hop, &mut out)
             }
             Step::Chase(target) => {
                 // Boxed: every question would have room for it otherwise.
-                Box::pin(self.chase(&in_force, &query, target, &hop, &mut out)).await;
+                Box::pin(self.chase(&in_force, &query, target, &hop, &mut out)).await
             }
-        }
-        Some(out)
+        };
+        self.count(origin, &out);
+        Some((out, origin))
     }
 
     /// Answers a packet from the cache, however old what it holds is, if it may be given out at
@@ -206,9 +228,15 @@ impl Answerer {
         let Step::Ask(Some(stale)) = self.decide(&in_force, &query, client, &hop, None, out) else {
             return false;
         };
-        count(&self.flights.counters.stale);
-        Found::stale(stale).write(&query, &hop, out);
+        let origin = Found::stale(stale).write(&query, &hop, out);
+        self.count(origin, out);
         true
+    }
+
+    /// Counts an answer by its origin and the response code in its header.
+    fn count(&self, origin: Origin, reply: &[u8]) {
+        let rcode = Rcode(reply.get(3).map_or(0, |octet| u16::from(octet & 0xf)));
+        self.flights.counters.answered(origin, rcode);
     }
 
     /// What holds for the reply whatever it says, and whether a cookie proves that the client is
@@ -239,9 +267,11 @@ impl Answerer {
 
     fn parse<'p>(&self, packet: &'p [u8], out: &mut Vec<u8>) -> Result<Query<'p>, Quick> {
         Query::parse(packet).map_err(|why| {
-            if malformed(packet, why, out) {
-                count(&self.flights.counters.malformed);
-                Quick::Reply
+            if let Malformed::Reply { rcode, .. } = why
+                && malformed(packet, why, out)
+            {
+                self.flights.counters.answered(Origin::Malformed, rcode);
+                Quick::Reply(Origin::Malformed)
             } else {
                 count(&self.flights.counters.dropped);
                 Quick::Drop
@@ -259,28 +289,24 @@ impl Answerer {
         near: Option<&mut Near>,
         out: &mut Vec<u8>,
     ) -> Step<'s> {
-        let counters = &self.flights.counters;
         let settings = &*in_force.settings;
         if !in_force.serves(client.address.ip()) {
             let note = Note::ede(Ede::Prohibited, "clients of this network are not answered");
             Reply::new(query, Rcode::REFUSED, out).finish(query, note, hop);
-            count(&counters.denied);
-            return Step::Done;
+            return Step::Done(Origin::Denied);
         }
         let plaintext =
             if client.protocol.is_plaintext() { settings.plaintext } else { Plaintext::Serve };
         if let Some((rcode, note)) = refusal(query, plaintext) {
             Reply::new(query, rcode, out).finish(query, note, hop);
-            count(&counters.refused);
-            return Step::Done;
+            return Step::Done(Origin::Refused);
         }
         if query.qtype == Type::ANY && client.protocol == Protocol::Udp {
             let (rdata, ttl) = MINIMAL_ANY;
             let mut reply = Reply::new(query, Rcode::NOERROR, out);
             reply.record(Section::Answer, Header::LEN, Type::HINFO, ttl, rdata);
             reply.finish(query, Note::default(), hop);
-            count(&counters.local);
-            return Step::Done;
+            return Step::Done(Origin::Local);
         }
         if let Some(Started { reply, chain_to }) = settings.names.answer(query, out) {
             // A chain into the world is itself local: that much everybody may know.
@@ -288,29 +314,27 @@ impl Answerer {
                 return Step::Chase(target);
             }
             reply.finish(query, Note::default(), hop);
-            count(&counters.local);
-            return Step::Done;
+            return Step::Done(Origin::Local);
         }
         if plaintext == Plaintext::LocalOnly {
             let note = Note::ede(Ede::Prohibited, "unencrypted, only local names are answered");
             Reply::new(query, Rcode::REFUSED, out).finish(query, note, hop);
-            count(&counters.refused);
-            return Step::Done;
+            return Step::Done(Origin::Refused);
         }
-        let (key, now) = (Key::of(query), self.flights.clock.mono());
+        let (key, now) = (Key::of(query), client.arrived);
         let stale = if let Some(near) = near {
             match self.weigh(settings, &key, self.flights.cache.get_near(near, &key, now)) {
-                Ok(found) => return found.write(query, hop, out),
+                Ok(found) => return Step::Done(found.write(query, hop, out)),
                 Err(stale) => stale.cloned(),
             }
         } else {
             match self.weigh(settings, &key, self.flights.cache.get(&key, now)) {
-                Ok(found) => return found.write(query, hop, out),
+                Ok(found) => return Step::Done(found.write(query, hop, out)),
                 Err(stale) => stale,
             }
         };
         match self.blocked(in_force, &key, now) {
-            Some(answer) => Found::fresh(answer).write(query, hop, out),
+            Some(answer) => Step::Done(Found::new(answer, Origin::Blocked).write(query, hop, out)),
             None => Step::Ask(stale),
         }
     }
@@ -320,7 +344,6 @@ impl Answerer {
         let filter = in_force.filter.as_ref()?;
         let era = self.flights.cache.era();
         let Verdict::Block(reason) = filter.judge(key.name()) else { return None };
-        count(&self.flights.counters.blocked);
         let answer = Answer::blocked(key.question, reason, BLOCKED_TTL);
         let standing = Standing { policy: Policy::Rewritten, ..Provenance::Strict.into() };
         self.flights.cache.insert(key, &answer, standing, era, now);
@@ -335,15 +358,12 @@ impl Answerer {
         key: &Key<'_>,
         known: Lookup<A>,
     ) -> Result<Found<A>, Option<A>> {
-        let counters = &self.flights.counters;
         match known {
             Lookup::Fresh { answer, age, refresh } => {
-                count(&counters.cached);
                 self.refresh_if(refresh && !self.metered.load(Ordering::Relaxed), key, settings);
-                Ok(Found { answer, ttl: Ttl::Aged(age), ede: None })
+                Ok(Found { answer, ttl: Ttl::Aged(age), ede: None, origin: Origin::Cache })
             }
             Lookup::Stale { answer, held: true, refresh } => {
-                count(&counters.stale);
                 self.refresh_if(refresh, key, settings);
                 Ok(Found::stale(answer))
             }
@@ -367,36 +387,16 @@ impl Answerer {
             Ok(arrival) => arrival,
             Err(error) => {
                 count(&self.flights.counters.shed);
-                return self.conclude(failure(key.question, &error), stale);
+                return conclude(failure(key.question, &error), stale);
             }
         };
         let landed = landed(arrival, key.question);
-        let Some(stale) = stale else { return self.conclude(landed.await, None) };
+        let Some(stale) = stale else { return conclude(landed.await, None) };
         if !down && let Ok(answer) = tokio::time::timeout(settings.patience, landed).await {
-            return self.conclude(answer, Some(stale));
+            return conclude(answer, Some(stale));
         }
         self.flights.cache.hold(key, self.flights.clock.mono());
-        count(&self.flights.counters.stale);
         Found::stale(stale)
-    }
-
-    /// Chooses between what an upstream said and what there was before.
-    fn conclude(&self, answer: Answer, stale: Option<Answer>) -> Found {
-        let counters = &self.flights.counters;
-        match stale {
-            _ if answer.rcode().is_answer() => {
-                count(&counters.forwarded);
-                Found::fresh(answer)
-            }
-            Some(stale) if !answer.is_bogus() => {
-                count(&counters.stale);
-                Found::stale(stale)
-            }
-            Some(_) | None => {
-                count(&counters.failed);
-                Found::fresh(answer)
-            }
-        }
     }
 
     /// Completes the answer to a local CNAME record with what its target in the world stands for.
@@ -407,7 +407,7 @@ impl Answerer {
         target: &Name,
         hop: &Hop,
         out: &mut Vec<u8>,
-    ) {
+    ) -> Origin {
         let settings = &in_force.settings;
         let mut question = Vec::with_capacity(MAX_NAME + 4);
         question.extend_from_slice(target.as_wire());
@@ -418,11 +418,13 @@ impl Answerer {
         let found = match self.weigh(settings, &key, self.flights.cache.get(&key, now)) {
             Ok(found) => found,
             Err(stale) => match self.blocked(in_force, &key, now) {
-                Some(answer) => Found::fresh(answer),
+                Some(answer) => Found::new(answer, Origin::Blocked),
                 None => self.ask(settings, &key, stale).await,
             },
         };
-        let Some(Started { mut reply, .. }) = settings.names.answer(query, out) else { return };
+        let Some(Started { mut reply, .. }) = settings.names.answer(query, out) else {
+            return found.origin;
+        };
         reply.set_rcode(found.answer.rcode());
         let message = found.answer.message();
         let records = Message::parse(message).map(|message| message.records());
@@ -432,6 +434,7 @@ impl Answerer {
             }
         }
         reply.finish(query, Note { options: found.answer.options(), ede: found.ede }, hop);
+        found.origin
     }
 }
 
@@ -450,7 +453,7 @@ impl listen::Answer for Answerer {
         Self::stale(self, query, client, reply)
     }
 
-    fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
+    fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<(Vec<u8>, Origin)>> {
         Box::pin(async move { Self::answer(self, &query, &client).await })
     }
 }
@@ -461,8 +464,8 @@ enum Step<'s> {
     Ask(Option<Answer>),
     /// To an upstream, for the name that a local CNAME record points to.
     Chase(&'s Name),
-    /// The reply is written.
-    Done,
+    /// The reply is written; what stands behind it.
+    Done(Origin),
 }
 
 /// An answer, and how to pass it on. `A` holds the answer, or borrows it.
@@ -470,11 +473,13 @@ struct Found<A = Answer> {
     answer: A,
     ttl: Ttl,
     ede: Option<(Ede, &'static str)>,
+    origin: Origin,
 }
 
 impl<A: Borrow<Answer>> Found<A> {
-    const fn fresh(answer: A) -> Self {
-        Self { answer, ttl: Ttl::Aged(0), ede: None }
+    /// One that no time has passed for.
+    const fn new(answer: A, origin: Origin) -> Self {
+        Self { answer, ttl: Ttl::Aged(0), ede: None, origin }
     }
 
     fn stale(answer: A) -> Self {
@@ -484,12 +489,22 @@ impl<A: Borrow<Answer>> Found<A> {
             Ede::StaleAnswer
         };
         let ede = Some((code, "no fresh answer could be had"));
-        Self { answer, ttl: Ttl::Fixed(STALE_TTL), ede }
+        Self { answer, ttl: Ttl::Fixed(STALE_TTL), ede, origin: Origin::Stale }
     }
 
-    fn write<'s>(&self, query: &Query<'_>, hop: &Hop, out: &mut Vec<u8>) -> Step<'s> {
+    /// Writes it, and says what stands behind it.
+    fn write(&self, query: &Query<'_>, hop: &Hop, out: &mut Vec<u8>) -> Origin {
         self.answer.borrow().write(query, self.ttl, self.ede, hop, out);
-        Step::Done
+        self.origin
+    }
+}
+
+/// Chooses between what an upstream said and what there was before.
+fn conclude(answer: Answer, stale: Option<Answer>) -> Found {
+    match stale {
+        _ if answer.rcode().is_answer() => Found::new(answer, Origin::Upstream),
+        Some(stale) if !answer.is_bogus() => Found::stale(stale),
+        Some(_) | None => Found::new(answer, Origin::Failed),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod answer;
 mod forward;
 pub mod listen;
+mod origin;
 mod recurse;
 mod task;
 mod validate;
@@ -11,11 +12,13 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Instant;
 
 use crate::cache::{ChainId, Validation};
 use crate::wire::Ede;
 
 pub use forward::{ForwardEvent, Forwarder, Refused, Settled};
+pub use origin::Origin;
 pub use recurse::{Asked, Hints, HintsError, Recursor};
 pub use validate::{Anchors, AnchorsError, Validator, root_inception};
 
@@ -35,6 +38,18 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Doh => "doh",
+            Self::Doq => "doq",
+            Self::Dot => "dot",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
     /// Whether the client's question was readable on the way.
     #[must_use]
     pub const fn is_plaintext(self) -> bool {
@@ -42,13 +57,16 @@ impl Protocol {
     }
 }
 
-/// Who asks, and how.
+/// Who asks, how, and since when.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     /// The client's address and port.
     pub address: SocketAddr,
     /// How it reached us.
     pub protocol: Protocol,
+    /// When the question was there; on a connection whose next question has not come, when the
+    /// last one was, or the connection.
+    pub arrived: Instant,
 }
 
 /// An upstream's answer, as it came.

@@ -14,7 +14,7 @@ use crate::config::Transport;
 use crate::dns::listen::{
     ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Places, Quick, Tls,
 };
-use crate::dns::{BoxFuture, Client};
+use crate::dns::{BoxFuture, Client, Origin};
 use crate::names::{Entry, Names};
 use crate::node::ports::Clock;
 use crate::tls::{CertStore, Challenges, server_config};
@@ -54,7 +54,8 @@ impl Operator {
         }
         let zone = Arc::<Zone>::default();
         let answer: Arc<dyn Answer> = Arc::<Zone>::clone(&zone);
-        let listeners = Listeners::open(&places, answer, tls, Limits::default(), runtime);
+        let listeners =
+            Listeners::open(&places, answer, tls, Limits::default(), Arc::clone(truth), runtime);
         if let Some(refused) = listeners.refused().pop() {
             return Err(WorldError::Listen { address, error: refused.error });
         }
@@ -126,11 +127,11 @@ impl Answer for Zone {
             Err(why) if malformed(packet, why, reply) => {}
             Err(_) => return Quick::Drop,
         }
-        Quick::Reply
+        Quick::Reply(Origin::Local)
     }
 
     /// What was asked of a silent operator is never answered.
-    fn answer(&self, _: Vec<u8>, _: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
+    fn answer(&self, _: Vec<u8>, _: Client) -> BoxFuture<'_, Option<(Vec<u8>, Origin)>> {
         Box::pin(pending())
     }
 }

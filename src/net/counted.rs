@@ -27,8 +27,8 @@ impl<S> Counted<S> {
         Self { stream, meter, purpose }
     }
 
-    fn count(&self, octets: usize) {
-        self.meter.add(self.purpose, octets + HEADERS);
+    fn sent(&self, octets: usize) {
+        self.meter.sent(self.purpose, octets + HEADERS);
     }
 }
 
@@ -41,7 +41,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if read.is_ready() {
-            self.count(buffer.filled().len() - before);
+            let octets = buffer.filled().len() - before;
+            self.meter.received(self.purpose, octets + HEADERS);
         }
         read
     }
@@ -55,7 +56,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, octets);
         if let Poll::Ready(Ok(octets)) = written {
-            self.count(octets);
+            self.sent(octets);
         }
         written
     }
@@ -75,7 +76,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, octets);
         if let Poll::Ready(Ok(octets)) = written {
-            self.count(octets);
+            self.sent(octets);
         }
         written
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::bind;
 use super::datagram::{Batch, Datagram, Socket};
+use super::families::Families;
 use super::open::Listen;
 use crate::clock::UnixTime;
 
@@ -25,6 +26,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether it wants to know when the kernel received a datagram.
     const STAMPED: bool = false;
+
+    /// A batch of datagrams was received, which are about to be handled.
+    fn received(&self, _own: &mut Self::Own) {}
 
     /// Writes the reply to `datagram` into `reply`, which comes empty; left empty, nothing is sent.
     ///
@@ -52,7 +56,7 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Datagrams received.
-    pub received: AtomicU64,
+    pub received: Families,
     /// Replies sent by the receiving threads.
     pub sent: AtomicU64,
     /// Replies the kernel refused.
@@ -187,6 +191,9 @@ impl<H: Handler> Worker<H> {
                 Ok(0) | Err(_) if self.stop.load(Ordering::Relaxed) => return,
                 Ok(0) => {}
                 Ok(received) => {
+                    // Once a batch, not once a datagram: the threads share these.
+                    add(self.tally.received.of(self.socket.local().ip()), received);
+                    self.survives(|| self.handler.received(&mut own));
                     batch.answer(|datagram, reply| self.handle(datagram, &mut own, reply));
                     let mut watched = false;
                     self.survives(|| watched = self.handler.sending(&mut own));
@@ -197,8 +204,6 @@ impl<H: Handler> Worker<H> {
                     } else {
                         batch.send(&self.socket)
                     };
-                    // Once a batch, not once a datagram: the threads share these.
-                    add(&self.tally.received, received);
                     add(&self.tally.sent, sent.sent);
                     add(&self.tally.send_failed, sent.failed);
                 }

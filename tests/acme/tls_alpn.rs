@@ -131,7 +131,8 @@ impl House {
         let places = Places { dot, doh: vec![doh], path: "/dns-query".into(), ..Places::default() };
         let answer = Arc::<Script>::default();
         let limits = Limits::default();
-        let listeners = Listeners::open(&places, answer, tls, limits, &Handle::current());
+        let listeners =
+            Listeners::open(&places, answer, tls, limits, script::clock(), &Handle::current());
         assert_eq!(listeners.refused().len(), 0, "{:?}", listeners.refused());
         Self { listeners, challenges, certificate }
     }

@@ -20,6 +20,8 @@ mod world;
 use std::process::Command;
 use std::time::Duration;
 
+use firstlight::admin::Request;
+use firstlight::admin::report::Figures;
 use lab::{eventually, find, live_by_the_machine_s_clock, needing};
 use libtest_mimic::{Arguments, Trial};
 use nix::unistd::geteuid;
@@ -79,6 +81,11 @@ fn whole_life() {
     let lived =
         eventually(Duration::from_secs(120), || (client.serials().len() >= 5).then_some(()));
     assert!(lived.is_some(), "{:?}\n{}", client.serials(), daemon.log());
+
+    let figures = daemon.call(&Request::Figures).unwrap();
+    let figures: Figures = serde_json::from_value(figures).unwrap();
+    let ended = figures.totals.orders.unwrap();
+    assert!(ended.issued >= 4, "{ended:?}\n{}", daemon.log());
 
     // What is signed, but not encrypted, is said and counted.
     let plaintext = daemon.status().dns.plaintext_exceptions;

@@ -9,9 +9,10 @@ use firstlight::config::ClockMode;
 use firstlight::dns::listen::{
     ALPN_DOH, ALPN_DOQ, ALPN_DOT, Answer, Limits, Listeners, Places, PresentConfig, Quick, Tls,
 };
-use firstlight::dns::{BoxFuture, Client};
+use firstlight::dns::{BoxFuture, Client, Origin};
 use firstlight::host::clock::MachineClock;
 use firstlight::host::kernel::{KernelClock, OsClock as _};
+use firstlight::node::ports::Clock;
 use firstlight::tls::Challenges;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -54,7 +55,7 @@ impl Answer for Script {
             Some(b"held" | b"held-big" | b"late" | b"outdated") => return Quick::Slow,
             _ => return Quick::Drop,
         }
-        Quick::Reply
+        Quick::Reply(Origin::Local)
     }
 
     fn stale(&self, query: &[u8], _: &Client, reply: &mut Vec<u8>) -> bool {
@@ -66,7 +67,7 @@ impl Answer for Script {
         outdated
     }
 
-    fn answer(&self, query: Vec<u8>, _: Client) -> BoxFuture<'_, Option<Vec<u8>>> {
+    fn answer(&self, query: Vec<u8>, _: Client) -> BoxFuture<'_, Option<(Vec<u8>, Origin)>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             if first_label(&query) == Some(b"late") {
@@ -74,7 +75,7 @@ impl Answer for Script {
             }
             self.let_go.acquire().await.unwrap().forget();
             let padding = if first_label(&query) == Some(b"held-big") { 60_000 } else { 0 };
-            Some(respond(&query, padding))
+            Some((respond(&query, padding), Origin::Upstream))
         })
     }
 }
@@ -95,7 +96,7 @@ pub(crate) fn open(
     };
     let (tls, certificate) = tls();
     let answer = Arc::clone(&script) as Arc<dyn Answer>;
-    let listeners = Listeners::open(&places, answer, tls, limits, &Handle::current());
+    let listeners = Listeners::open(&places, answer, tls, limits, clock(), &Handle::current());
     assert_eq!(listeners.refused().len(), 0, "{:?}", listeners.refused());
     (listeners, script, certificate)
 }
@@ -116,14 +117,18 @@ pub(crate) fn tls() -> (Tls, CertificateDer<'static>) {
         let config = Arc::new(config);
         Arc::new(move || Arc::clone(&config))
     };
-    let clock = MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock));
     let tls = Tls {
         dot: config(ALPN_DOT),
         doh: config(ALPN_DOH),
         doq: config(ALPN_DOQ),
-        challenges: Challenges::new(Arc::new(clock)),
+        challenges: Challenges::new(clock()),
     };
     (tls, certificate)
+}
+
+/// The machine's clock.
+pub(crate) fn clock() -> Arc<dyn Clock> {
+    Arc::new(MachineClock::new(ClockMode::Observe, KernelClock.utc(), Arc::new(KernelClock)))
 }
 
 fn first_label(query: &[u8]) -> Option<&[u8]> {

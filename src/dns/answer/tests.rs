@@ -35,7 +35,7 @@ async fn a_miss_is_asked_upstream_once_and_kept() {
     assert_eq!(ttls(&first.await.unwrap().unwrap()), [300]);
     lab.clock.pass(Duration::from_secs(9));
     let (read, quick) = lab.quick(&query("www.example."));
-    assert_eq!((quick, ttls(&read)), (Quick::Reply, vec![291]));
+    assert_eq!((quick, ttls(&read)), (Quick::Reply(Origin::Cache), vec![291]));
     assert_eq!((lab.answerer.counts().forwarded, lab.answerer.counts().cached), (1, 1));
 }
 
@@ -66,7 +66,7 @@ async fn an_answer_goes_on_when_the_client_has_left() {
     asked.answer(&positive("www.example.", 300));
     lab.landed().await;
 
-    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply(Origin::Cache));
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_stale_answer_stands_in_for_an_upstream_that_fails() {
     // Nobody has to wait for the next attempt, which goes on behind another stale answer.
     lab.clock.pass(Duration::from_secs(1));
     let (again, quick) = lab.quick(&query("www.example."));
-    assert_eq!((quick, ede(&again).unwrap().0), (Quick::Reply, 3));
+    assert_eq!((quick, ede(&again).unwrap().0), (Quick::Reply(Origin::Stale), 3));
     lab.upstream().await.answer(&positive("www.example.", 60));
     lab.landed().await;
     assert_eq!(ttls(&lab.quick(&query("www.example.")).0), [60]);
@@ -114,7 +114,7 @@ async fn a_stale_answer_stands_in_for_an_upstream_that_is_slow() {
     assert_eq!((ttls(&stale), ede(&stale).unwrap().0), (vec![30], 3));
 
     // The refresh goes on behind it, and nobody else waits.
-    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply(Origin::Stale));
     asked.answer(&positive("www.example.", 60));
     lab.landed().await;
     let (fresh, _) = lab.quick(&query("www.example."));
@@ -227,7 +227,7 @@ async fn a_failure_is_remembered_for_a_second() {
     client.await.unwrap();
 
     let (reply, quick) = lab.quick(&query("www.example."));
-    assert_eq!((quick, ede(&reply).unwrap().0), (Quick::Reply, 22));
+    assert_eq!((quick, ede(&reply).unwrap().0), (Quick::Reply(Origin::Cache), 22));
     lab.clock.pass(Duration::from_secs(1));
     assert_eq!(lab.quick(&query("www.example.")).1, Quick::Slow);
 }
@@ -248,8 +248,8 @@ async fn clients_without_encryption_get_what_the_policy_says() {
     let lab = Lab::new(settings());
     let code = |name: &str, protocol| {
         let mut out = Vec::new();
-        match lab.answerer.quick(&query(name), &client(protocol), None, &mut out) {
-            Quick::Reply => {
+        match lab.answerer.quick(&query(name), &client(&lab.answerer, protocol), None, &mut out) {
+            Quick::Reply(_) => {
                 let reply = Hickory::from_vec(&out).unwrap();
                 Some((reply.metadata.response_code, ede(&reply).map(|(code, _)| code)))
             }
@@ -291,7 +291,10 @@ async fn what_is_not_served_is_refused() {
     let mut response = query("www.example.");
     response[2] |= 0x80;
     let mut out = Vec::new();
-    assert_eq!(lab.answerer.quick(&response, &client(Protocol::Udp), None, &mut out), Quick::Drop);
+    assert_eq!(
+        lab.answerer.quick(&response, &client(&lab.answerer, Protocol::Udp), None, &mut out),
+        Quick::Drop
+    );
     let counts = lab.answerer.counts();
     assert_eq!((counts.refused, counts.malformed, counts.dropped), (3, 1, 1));
 }
@@ -307,7 +310,10 @@ async fn a_question_for_any_record_over_udp_gets_one() {
     assert_eq!(reply.answers.len(), 1);
     assert_eq!(reply.answers[0].record_type(), RecordType::HINFO);
     let mut out = Vec::new();
-    assert_eq!(lab.answerer.quick(&any, &client(Protocol::Tcp), None, &mut out), Quick::Slow);
+    assert_eq!(
+        lab.answerer.quick(&any, &client(&lab.answerer, Protocol::Tcp), None, &mut out),
+        Quick::Slow
+    );
 }
 
 #[tokio::test]
@@ -320,7 +326,7 @@ async fn id_case_and_flags_are_the_clients_own() {
     shouted[12..25].copy_from_slice(b"\x03WwW\x07eXAMPLe\0");
 
     let mut out = Vec::new();
-    lab.answerer.quick(&shouted, &client(Protocol::Udp), None, &mut out);
+    lab.answerer.quick(&shouted, &client(&lab.answerer, Protocol::Udp), None, &mut out);
 
     assert_eq!(out[..2], [0xbe, 0xef]);
     assert_eq!(out[2] & 1, 0, "RD is set");
@@ -352,7 +358,7 @@ async fn relaxed_answers_are_dropped_when_their_chain_fails() {
 
     lab.answerer.cache().settle(&BTreeSet::from([ChainId(1)]));
 
-    assert_eq!(lab.quick(&query("good.example.")).1, Quick::Reply);
+    assert_eq!(lab.quick(&query("good.example.")).1, Quick::Reply(Origin::Cache));
     assert_eq!(lab.quick(&query("bad.example.")).1, Quick::Slow);
 }
 
@@ -402,7 +408,7 @@ async fn an_answer_in_use_is_refreshed_before_it_expires() {
     lab.clock.pass(Duration::from_secs(95));
 
     let (reply, quick) = lab.quick(&query("www.example."));
-    assert_eq!((quick, ttls(&reply)), (Quick::Reply, vec![5]));
+    assert_eq!((quick, ttls(&reply)), (Quick::Reply(Origin::Cache), vec![5]));
     lab.upstream().await.answer(&positive("www.example.", 100));
     lab.landed().await;
 
@@ -464,7 +470,8 @@ async fn without_room_to_wait_outdated_data_is_given_out_at_once() {
     lab.clock.pass(Duration::from_secs(61));
     let stale = |name: &str| {
         let mut out = Vec::new();
-        let found = lab.answerer.stale(&query(name), &client(Protocol::Udp), &mut out);
+        let found =
+            lab.answerer.stale(&query(name), &client(&lab.answerer, Protocol::Udp), &mut out);
         found.then(|| Hickory::from_vec(&out).unwrap())
     };
 
@@ -492,16 +499,18 @@ async fn the_filter_is_asked_on_a_miss_and_its_verdict_kept() {
     lab.answerer.set_filter(Some(&in_force));
 
     let mut near = Near::new();
-    for _ in 0..3 {
+    for origin in [Origin::Blocked, Origin::Cache, Origin::Cache] {
         let mut out = Vec::new();
         let packet = query("ads.example.");
-        let quick = lab.answerer.quick(&packet, &client(Protocol::Udp), Some(&mut near), &mut out);
+        let client = client(&lab.answerer, Protocol::Udp);
+        let quick = lab.answerer.quick(&packet, &client, Some(&mut near), &mut out);
         let reply = Hickory::from_vec(&out).unwrap();
-        assert_eq!((quick, reply.metadata.response_code), (Quick::Reply, ResponseCode::NXDomain));
+        assert_eq!(quick, Quick::Reply(origin));
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(ede(&reply), Some((15, "listed".to_owned())));
         assert_eq!(ttls(&reply), [60]);
     }
-    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply);
+    assert_eq!(lab.quick(&query("www.example.")).1, Quick::Reply(Origin::Cache));
     // Two names were in the cache, one was asked for that was not.
     assert_eq!(filter.0.load(Ordering::Relaxed), 3);
     assert_eq!((lab.answerer.counts().blocked, lab.answerer.counts().cached), (1, 3));
@@ -511,10 +520,69 @@ async fn the_filter_is_asked_on_a_miss_and_its_verdict_kept() {
 }
 
 #[tokio::test]
+async fn every_answer_is_counted_by_what_stands_behind_it_and_its_code() {
+    let mut lab = Lab::new(AnswerSettings { rate: 1, ..settings() });
+    lab.keep("www.example.", 300).await;
+    for code in [ResponseCode::NXDomain, ResponseCode::ServFail, ResponseCode::NotAuth] {
+        let name = format!("{}.example.", u16::from(code));
+        let client = lab.spawn(query(&name));
+        lab.upstream().await.answer(&empty(&name, code, Some(60)));
+        client.await.unwrap().unwrap();
+    }
+    // A version of EDNS that nobody speaks, an operation, a question cut short.
+    let mut version = query("www.example.");
+    let at = version.len() - 5;
+    version[at] = 1;
+    let mut status = query("www.example.");
+    status[2] = 2 << 3;
+    let short = &query("www.example.")[..14];
+    let local = query("pi.home.lan.");
+    for packet in [&version, &status, short, &query("www.example."), &query("2.example."), &local] {
+        lab.quick(packet);
+    }
+    let address = "192.168.1.7:5353".parse().unwrap();
+    let often = Client { address, ..client(&lab.answerer, Protocol::Udp) };
+    let mut cookie = Hickory::from_vec(&local).unwrap();
+    let edns = cookie.edns.as_mut().unwrap();
+    edns.options_mut().insert(EdnsOption::Unknown(10, b"cookie!!".to_vec()));
+    for packet in [&local, &local, &local, &cookie.to_vec().unwrap()] {
+        lab.answerer.quick(packet, &often, None, &mut Vec::new());
+    }
+
+    lab.answerer.set_filter(Some(&(Arc::new(All) as Arc<dyn Filter>)));
+    lab.quick(&query("ads.example."));
+
+    let counted = lab.answerer.answers().filter(|(_, _, count)| *count > 0);
+
+    assert_eq!(
+        counted.collect::<Vec<_>>(),
+        [
+            (Origin::Malformed, "FORMERR", 1),
+            (Origin::Malformed, "NOTIMP", 1),
+            (Origin::Malformed, "other", 1),
+            (Origin::Limited, "NOERROR", 1),
+            (Origin::Limited, "other", 1),
+            (Origin::Local, "NOERROR", 3),
+            (Origin::Blocked, "NXDOMAIN", 1),
+            (Origin::Cache, "NOERROR", 1),
+            (Origin::Cache, "SERVFAIL", 1),
+            (Origin::Upstream, "NOERROR", 1),
+            (Origin::Upstream, "NXDOMAIN", 1),
+            (Origin::Failed, "SERVFAIL", 1),
+            (Origin::Failed, "other", 1),
+        ]
+    );
+    let counts = lab.answerer.counts();
+    assert_eq!((counts.malformed, counts.limited, counts.local), (3, 2, 3));
+    assert_eq!((counts.cached, counts.forwarded, counts.failed), (2, 2, 2));
+}
+
+#[tokio::test]
 async fn clients_of_other_networks_are_refused() {
     let lab = Lab::new(settings());
     let code = |address: &str| {
-        let client = Client { address: address.parse().unwrap(), protocol: Protocol::Dot };
+        let address = address.parse().unwrap();
+        let client = Client { address, ..client(&lab.answerer, Protocol::Dot) };
         let mut out = Vec::new();
         lab.answerer.quick(&query("pi.home.lan."), &client, None, &mut out);
         let reply = Hickory::from_vec(&out).unwrap();
@@ -540,7 +608,8 @@ async fn who_asks_too_much_over_udp_proves_its_address_first() {
         if let (Some(edns), Some(cookie)) = (&mut message.edns, cookie) {
             edns.options_mut().insert(EdnsOption::Unknown(10, cookie.to_vec()));
         }
-        let client = Client { address: address.parse().unwrap(), protocol };
+        let address = address.parse().unwrap();
+        let client = Client { address, ..client(&lab.answerer, protocol) };
         let mut out = Vec::new();
         lab.answerer.quick(&message.to_vec().unwrap(), &client, None, &mut out);
         Hickory::from_vec(&out).unwrap()
@@ -572,7 +641,12 @@ async fn options_for_one_hop_are_answered_where_they_apply() {
             edns.options_mut().insert(EdnsOption::Unknown(code, content));
         }
         let mut out = Vec::new();
-        lab.answerer.quick(&message.to_vec().unwrap(), &client(protocol), None, &mut out);
+        lab.answerer.quick(
+            &message.to_vec().unwrap(),
+            &client(&lab.answerer, protocol),
+            None,
+            &mut out,
+        );
         let reply = Hickory::from_vec(&out).unwrap();
         assert_eq!(option(&reply, 10).map(|cookie| cookie.len()), Some(24), "{protocol:?}");
         (option(&reply, 11), option(&reply, 12).is_some().then_some(out.len() % 468))
@@ -656,11 +730,13 @@ proptest! {
             let mut lab = Lab::new(settings());
             let answerer = Arc::clone(&lab.answerer);
             let asking = packet.clone();
-            let slow = tokio::spawn(async move { answerer.answer(&asking, &client(protocol)).await });
+            let slow = tokio::spawn(async move { answerer.answer(&asking, &client(&answerer, protocol)).await });
             lab.upstream().await.answer(&said);
-            let slow = slow.await.unwrap().unwrap();
+            let (slow, _) = slow.await.unwrap().unwrap();
             let mut quick = b"what was here before".to_vec();
-            assert_eq!(lab.answerer.quick(&packet, &client(protocol), None, &mut quick), Quick::Reply);
+            let client = client(&lab.answerer, protocol);
+            let answered = lab.answerer.quick(&packet, &client, None, &mut quick);
+            assert_eq!(answered, Quick::Reply(Origin::Cache));
             assert_eq!(slow, quick);
             let read = Hickory::from_vec(&slow).unwrap();
             assert_eq!((read.metadata.id, read.metadata.recursion_desired), (id, rd));
@@ -717,15 +793,18 @@ impl Lab {
 
     fn quick(&self, packet: &[u8]) -> (Hickory, Quick) {
         let mut out = Vec::new();
-        let quick = self.answerer.quick(packet, &client(Protocol::Udp), None, &mut out);
-        let read =
-            if quick == Quick::Reply { Hickory::from_vec(&out).unwrap() } else { Hickory::query() };
+        let quick =
+            self.answerer.quick(packet, &client(&self.answerer, Protocol::Udp), None, &mut out);
+        let read = match quick {
+            Quick::Reply(_) => Hickory::from_vec(&out).unwrap(),
+            Quick::Drop | Quick::Slow => Hickory::query(),
+        };
         (read, quick)
     }
 }
 
 async fn answer(answerer: &Answerer, packet: &[u8], protocol: Protocol) -> Option<Hickory> {
-    let reply = answerer.answer(packet, &client(protocol)).await?;
+    let (reply, _) = answerer.answer(packet, &client(answerer, protocol)).await?;
     Some(Hickory::from_vec(&reply).unwrap())
 }
 
@@ -758,6 +837,16 @@ impl Forward for Script {
         let (reply, answer) = oneshot::channel();
         self.0.send(Asked { query, reply }).map_err(|_| ()).unwrap();
         Box::pin(async move { answer.await.unwrap() })
+    }
+}
+
+/// Lets no name pass.
+#[derive(Debug)]
+struct All;
+
+impl Filter for All {
+    fn judge(&self, _: &[u8]) -> Verdict<'_> {
+        Verdict::Block("listed")
     }
 }
 
@@ -809,8 +898,10 @@ fn settings() -> AnswerSettings {
     }
 }
 
-fn client(protocol: Protocol) -> Client {
-    Client { address: (Ipv4Addr::LOCALHOST, 5353).into(), protocol }
+/// A client that has just asked.
+fn client(answerer: &Answerer, protocol: Protocol) -> Client {
+    let address = (Ipv4Addr::LOCALHOST, 5353).into();
+    Client { address, protocol, arrived: answerer.now() }
 }
 
 /// The question `name A IN` with EDNS.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, Endpoint, IdleTimeout, ReadToEndError, TransportConfig, VarInt};
+use quinn::{Connection, Endpoint, IdleTimeout, ReadToEndError, TransportConfig, UdpStats, VarInt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -73,7 +73,7 @@ impl Doq {
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
         let chain = chain.map(|chain| *chain).unwrap_or_default();
 
-        let traffic = Arc::new(Traffic { meter: Arc::clone(meter), counted: AtomicU64::new(0) });
+        let traffic = Arc::new(Traffic { meter: Arc::clone(meter), counted: Default::default() });
         let open = Open {
             connection: connection.clone(),
             traffic: Arc::clone(&traffic),
@@ -152,19 +152,24 @@ impl Drop for Open {
 #[derive(Debug)]
 struct Traffic {
     meter: Arc<Meter>,
-    counted: AtomicU64,
+    /// Sent and received.
+    counted: [AtomicU64; 2],
 }
 
 impl Traffic {
     fn count(&self, connection: &Connection) {
         let stats = connection.stats();
-        // With the headers of UDP and IPv4.
-        let datagrams = stats.udp_tx.datagrams + stats.udp_rx.datagrams;
-        let octets = stats.udp_tx.bytes + stats.udp_rx.bytes + 28 * datagrams;
-        let before = self.counted.fetch_max(octets, Ordering::Relaxed);
-        let fresh = usize::try_from(octets.saturating_sub(before)).unwrap_or(usize::MAX);
-        self.meter.add(Purpose::Names, fresh);
+        let [sent, received] = &self.counted;
+        self.meter.sent(Purpose::Names, fresh(sent, &stats.udp_tx));
+        self.meter.received(Purpose::Names, fresh(received, &stats.udp_rx));
     }
+}
+
+/// The octets of a direction that were not counted before, with the headers of UDP and IPv4.
+fn fresh(counted: &AtomicU64, stats: &UdpStats) -> usize {
+    let octets = stats.bytes + 28 * stats.datagrams;
+    let before = counted.fetch_max(octets, Ordering::Relaxed);
+    usize::try_from(octets.saturating_sub(before)).unwrap_or(usize::MAX)
 }
 
 fn transport() -> TransportConfig {

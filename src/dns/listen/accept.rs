@@ -109,7 +109,8 @@ impl Welcome for Door {
 }
 
 async fn connection(kind: Kind, stream: TcpStream, address: SocketAddr, mut link: Link) {
-    let client = |protocol| Client { address, protocol };
+    let arrived = link.shared.clock.mono();
+    let client = |protocol| Client { address, protocol, arrived };
     match kind {
         Kind::Tcp => stream::serve(stream, client(Protocol::Tcp), link).await,
         Kind::Dot(config) => {

@@ -189,10 +189,14 @@ async fn answer(
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
     let query = query(request, shared).await?;
-    count(&shared.counters.doh);
+    let client = Client { arrived: shared.clock.mono(), ..client };
+    count(shared.counters.doh.of(client.address.ip()));
     let mut reply = Vec::with_capacity(512);
     match shared.answer.quick(&query, &client, None, &mut reply) {
-        Quick::Reply => Ok(reply),
+        Quick::Reply(origin) => {
+            shared.answered(origin, &client);
+            Ok(reply)
+        }
         Quick::Drop => {
             count(&shared.counters.dropped);
             Err(StatusCode::BAD_REQUEST)

@@ -6,6 +6,7 @@ mod accept;
 mod activity;
 mod doh;
 mod doq;
+mod latency;
 mod queue;
 mod stream;
 mod udp;
@@ -14,7 +15,7 @@ use std::fmt::{self, Debug};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -23,12 +24,14 @@ use tokio::sync::Semaphore;
 
 use self::accept::{Kind, StreamListen};
 use self::doq::QuicListen;
+pub use self::latency::{Answered, Latencies, STEPS, Spans};
 use self::queue::{Place, Queue};
 use self::udp::Udp;
 use crate::cache::Near;
 use crate::config::Config;
-use crate::dns::{BoxFuture, Client};
-use crate::net::{Admission, Admitted, DatagramListen, KeepOpen, Refused, Slot, Tally};
+use crate::dns::{BoxFuture, Client, Origin};
+use crate::net::{Admission, Admitted, DatagramListen, Families, KeepOpen, Refused, Slot, Tally};
+use crate::node::ports::Clock;
 use crate::tls::Challenges;
 
 /// The ALPN protocol of DNS over TLS (RFC 7858 section 3.2 leaves it optional; IANA registers `dot`).
@@ -42,9 +45,9 @@ pub const ALPN_DOQ: &[&[u8]] = &[b"doq"];
 pub trait Answer: Debug + Send + Sync + 'static {
     /// Answers at once if nothing has to be waited for: a local name, the cache, a refusal.
     ///
-    /// `reply` is emptied, and holds the answer after [`Quick::Reply`]. Called
-    /// on the thread that received the query; must not block. A thread that has a part of the
-    /// cache for itself hands it over.
+    /// `reply` is emptied, and holds the answer after [`Quick::Reply`], as of when the question
+    /// arrived. Called on the thread that received the query; must not block. A thread that has a
+    /// part of the cache for itself hands it over.
     fn quick(
         &self,
         query: &[u8],
@@ -59,17 +62,18 @@ pub trait Answer: Debug + Send + Sync + 'static {
         false
     }
 
-    /// Answers after asking whom it takes; `None` if there is to be no answer.
+    /// Answers after asking whom it takes, and says what stands behind the answer; `None` if there
+    /// is to be none.
     ///
     /// Dropping the future gives the question up.
-    fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<Vec<u8>>>;
+    fn answer(&self, query: Vec<u8>, client: Client) -> BoxFuture<'_, Option<(Vec<u8>, Origin)>>;
 }
 
 /// What [`Answer::quick`] made of a query.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Quick {
-    /// The answer is in the buffer.
-    Reply,
+    /// The answer is in the buffer; what stands behind it.
+    Reply(Origin),
     /// No answer: it was no question, or is not to be answered.
     Drop,
     /// [`Answer::answer`] has to be asked.
@@ -176,13 +180,13 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Questions over TCP.
-    pub tcp: AtomicU64,
+    pub tcp: Families,
     /// Questions over TLS.
-    pub dot: AtomicU64,
+    pub dot: Families,
     /// Questions over HTTPS.
-    pub doh: AtomicU64,
+    pub doh: Families,
     /// Questions over QUIC. Those over UDP are the datagrams of [`Listeners::udp_tally`].
-    pub doq: AtomicU64,
+    pub doq: Families,
     /// Queries that got no answer because they were none, or by policy.
     pub dropped: AtomicU64,
     /// Queries dropped, the oldest first, because too many were waiting.
@@ -222,19 +226,23 @@ pub struct Listeners {
 
 impl Listeners {
     /// Opens every address that can be opened before it returns; the others
-    /// are tried again until they can. Connections and slow answers run on `runtime`.
+    /// are tried again until they can. Connections and slow answers run on `runtime`; by `clock`
+    /// is measured how long answers take.
     #[must_use]
     pub fn open(
         places: &Places,
         answer: Arc<dyn Answer>,
         tls: Tls,
         limits: Limits,
+        clock: Arc<dyn Clock>,
         runtime: &Handle,
     ) -> Self {
         let shared = Arc::new(Shared {
             answer,
             limits,
+            clock,
             counters: Counters::default(),
+            latencies: Latencies::default(),
             admission: Admission::new(limits.connections, limits.connections_per_address),
             queue: Queue::new(limits.waiting),
             bodies: Semaphore::new(limits.bodies),
@@ -318,6 +326,12 @@ impl Listeners {
         &self.shared.counters
     }
 
+    /// How long questions took.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        &self.shared.latencies
+    }
+
     /// What the UDP threads counted.
     #[must_use]
     pub fn udp_tally(&self) -> &Tally {
@@ -336,7 +350,9 @@ impl Listeners {
 struct Shared {
     answer: Arc<dyn Answer>,
     limits: Limits,
+    clock: Arc<dyn Clock>,
     counters: Counters,
+    latencies: Latencies,
     admission: Arc<Admission>,
     queue: Arc<Queue>,
     bodies: Semaphore,
@@ -381,6 +397,7 @@ impl Shared {
         let cost = kibibytes(query.len());
         if self.queue.is_full(cost) && self.answer.stale(query, client, reply) {
             count(&self.counters.shed_stale);
+            self.answered(Origin::Stale, client);
             return None;
         }
         Some(self.queue.enter(cost).0)
@@ -403,7 +420,10 @@ impl Shared {
             }
         };
         match answered {
-            Ok(Some(answer)) => Ok(answer),
+            Ok(Some((answer, origin))) => {
+                self.answered(origin, &client);
+                Ok(answer)
+            }
             Ok(None) => {
                 count(&self.counters.dropped);
                 Err(NoAnswer::Dropped)
@@ -412,6 +432,21 @@ impl Shared {
                 count(&self.counters.late);
                 Err(NoAnswer::Late)
             }
+        }
+    }
+
+    /// Takes note of an answer to `client`.
+    fn answered(&self, origin: Origin, client: &Client) {
+        let mut answered = Answered::default();
+        answered.add(origin);
+        self.answered_together(&mut answered, client.arrived);
+    }
+
+    /// Takes note of answers to what arrived together; none of them is left in `answered`.
+    fn answered_together(&self, answered: &mut Answered, arrived: Instant) {
+        if !answered.is_empty() {
+            let took = self.clock.mono().saturating_duration_since(arrived);
+            self.latencies.note(answered, took);
         }
     }
 }

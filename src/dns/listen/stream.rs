@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::accept::Link;
-use super::{CountPanic, Quick, count};
+use super::{Answered, CountPanic, Quick, count};
 use crate::dns::{Client, Protocol};
 
 /// Room for a row of queries, all of which are answered before the next read.
@@ -152,7 +152,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Takes the whole queries of the input, as many as there is room for. Returns their number.
     fn take_queries(&mut self) -> usize {
+        if !self.query_waits() {
+            return 0;
+        }
         let in_flight = self.link.shared.limits.in_flight;
+        self.client.arrived = self.link.shared.clock.mono();
+        let mut answered = Answered::default();
         let (mut taken, mut at) = (0, 0);
         while let Some(query) = self.input.get(at..).and_then(first_message) {
             if self.pending.len() >= in_flight || self.output.len() >= WRITE {
@@ -161,13 +166,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             at += 2 + query.len();
             taken += 1;
             let counters = &self.link.shared.counters;
-            count(if self.client.protocol == Protocol::Tcp {
-                &counters.tcp
-            } else {
-                &counters.dot
-            });
+            let tcp = self.client.protocol == Protocol::Tcp;
+            let queries = if tcp { &counters.tcp } else { &counters.dot };
+            count(queries.of(self.client.address.ip()));
             match self.link.shared.answer.quick(query, &self.client, None, &mut self.reply) {
-                Quick::Reply => put(&mut self.output, &self.reply),
+                Quick::Reply(origin) => {
+                    answered.add(origin);
+                    put(&mut self.output, &self.reply);
+                }
                 Quick::Slow => {
                     let shared = &self.link.shared;
                     let Some(place) = shared.enter(query, &self.client, &mut self.reply) else {
@@ -190,6 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
+        self.link.shared.answered_together(&mut answered, self.client.arrived);
         self.input.drain(..at);
         if self.input.is_empty() && self.input.capacity() > KEEP {
             self.input = Vec::new();

@@ -1,10 +1,11 @@
 //! DNS over UDP (RFC 1035 section 4.2.1): answered on the receiving thread where that can be.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
-use super::{Place, Quick, Shared, count};
+use super::{Answered, Place, Quick, Shared, count};
 use crate::cache::Near;
 use crate::dns::task::Task;
 use crate::dns::{Client, Protocol};
@@ -44,19 +45,37 @@ impl Udp {
     }
 }
 
+/// What a thread has for itself.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    near: Near,
+    /// When the batch at hand was received.
+    received: Option<Instant>,
+    /// What was answered of it at once.
+    answered: Answered,
+}
+
 impl Handler for Udp {
-    type Own = Near;
+    type Own = Own;
+
+    fn received(&self, own: &mut Own) {
+        own.received = Some(self.shared.clock.mono());
+    }
 
     fn handle(
         &self,
         datagram: Datagram<'_>,
         socket: &Arc<Socket>,
-        near: &mut Near,
+        own: &mut Own,
         reply: &mut Vec<u8>,
     ) {
-        let client = Client { address: datagram.peer.address, protocol: Protocol::Udp };
-        match self.shared.answer.quick(datagram.payload, &client, Some(near), reply) {
-            Quick::Reply => {}
+        let client = Client {
+            address: datagram.peer.address,
+            protocol: Protocol::Udp,
+            arrived: own.received.unwrap_or_else(|| self.shared.clock.mono()),
+        };
+        match self.shared.answer.quick(datagram.payload, &client, Some(&mut own.near), reply) {
+            Quick::Reply(origin) => own.answered.add(origin),
             Quick::Drop => {
                 reply.clear();
                 count(&self.shared.counters.dropped);
@@ -68,5 +87,12 @@ impl Handler for Udp {
                 }
             }
         }
+    }
+
+    fn sending(&self, own: &mut Own) -> bool {
+        if let Some(received) = own.received {
+            self.shared.answered_together(&mut own.answered, received);
+        }
+        false
     }
 }

@@ -153,13 +153,13 @@ impl DnsHandle for Connection {
         let asked = if self.encrypted { &shared.asked.encrypted } else { &shared.asked.plaintext };
         asked.fetch_add(1, Ordering::Relaxed);
         let octets = request.to_vec().map_or(0, |sent| sent.len());
-        shared.meter.add(Purpose::Names, octets + HEADERS);
+        shared.meter.sent(Purpose::Names, octets + HEADERS);
         let mut answers = self.exchange.send(request);
         Box::pin(stream::once(async move {
             let answer = timeout(patience, answers.next()).await;
             let answer = answer.ok().flatten().unwrap_or(Err(NetError::Timeout));
             if let Ok(response) = &answer {
-                shared.meter.add(Purpose::Names, response.as_buffer().len() + HEADERS);
+                shared.meter.received(Purpose::Names, response.as_buffer().len() + HEADERS);
             }
             if datagram {
                 shared.note(server, !matches!(answer, Err(NetError::Timeout)));

@@ -27,7 +27,11 @@ pub(super) async fn run(
 ) {
     let shared = Arc::clone(&link.shared);
     let _count = CountPanic(&shared.counters.panics);
-    let client = Client { address: incoming.remote_address(), protocol: Protocol::Doq };
+    let client = Client {
+        address: incoming.remote_address(),
+        protocol: Protocol::Doq,
+        arrived: shared.clock.mono(),
+    };
     let Some(connection) = shake_hands(incoming, &handshake, &server, &mut link).await else {
         return;
     };

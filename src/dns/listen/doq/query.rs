@@ -64,6 +64,7 @@ async fn exchange(
             })?
         }
     };
+    let client = Client { arrived: shared.clock.mono(), ..client };
     let query = message(&octets).map_err(breach)?;
     let (answer, _room) = tokio::select! {
         // In this order, so that what is known is answered at once.
@@ -142,7 +143,10 @@ async fn answer(
 ) -> Result<(Bytes, Option<Place>), Code> {
     let mut reply = Vec::with_capacity(ROOM);
     match quick(query, &client, shared, &mut reply) {
-        Quick::Reply => Ok((framed(&reply), None)),
+        Quick::Reply(origin) => {
+            shared.answered(origin, &client);
+            Ok((framed(&reply), None))
+        }
         Quick::Drop => {
             count(&shared.counters.dropped);
             Err(Code::Unspecified)
@@ -163,7 +167,7 @@ async fn answer(
 
 fn quick(query: &[u8], client: &Client, shared: &Shared, reply: &mut Vec<u8>) -> Quick {
     let _count = CountPanic(&shared.counters.panics);
-    count(&shared.counters.doq);
+    count(shared.counters.doq.of(client.address.ip()));
     shared.answer.quick(query, client, None, reply)
 }
 
