@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use firstlight::admin::report::{Condition, HealthReport, Status};
+use firstlight::admin::report::{Condition, Figures, HealthReport, Status};
 use firstlight::admin::{CONDITIONS, Health, Request};
 use lab::clients::{ask_ntp, ask_tcp, ask_tls, ask_udp, question};
 use lab::hook::Hook;
@@ -71,6 +71,7 @@ fn figures() {
     assert!(ask_ntp(lab.ntp()).is_some());
 
     let with_files = scraped(&lab);
+    the_page_for_a_browser(&lab);
     assert_eq!(
         value(&with_files, "firstlight_dns_queries_total{transport=\"dot\",family=\"ipv4\"}"),
         1
@@ -280,6 +281,30 @@ fn told_to_nobody(lab: &Lab, page: &str) {
     }
 }
 
+/// It shows what the commands show, and neither what was asked for nor who asked.
+fn the_page_for_a_browser(lab: &Lab) {
+    let (code, page) = http(lab, "/");
+    assert_eq!(code, 200, "{page}");
+    for words in [
+        "<p class=\"well\">Nothing is wrong.</p>",
+        "confirmed by the witnesses of two operators",
+        "from the files, valid until",
+        "<td>good</td><td>up</td>",
+        "<td>truechimer</td>",
+        "href=\"/page.css\"",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    let (code, json) = http(lab, "/status.json");
+    let figures: Figures = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, figures.status.time.verified), (200, true), "{json}");
+    for text in [&page, &json] {
+        assert!(ASKED.iter().all(|label| !text.contains(label)), "{text}");
+    }
+    let (code, style) = http(lab, "/page.css");
+    assert!(code == 200 && style.contains("color-scheme: light dark"), "{code} {style}");
+}
+
 fn every_figure_is_explained(page: &str) {
     for name in names(page) {
         // A histogram is explained as one.
@@ -485,10 +510,12 @@ impl Look<'_> {
                 format!("firstlight_condition{{name=\"{name}\",severity=\"{severity}\"}} 1.0\n");
             let path = format!("/health/{}", part.name());
             let (_, words) = http(self.lab, &path);
+            let (_, shown) = http(self.lab, "/");
             let (_, json) = http_as(self.lab, &path, "Accept: application/json\r\n");
             let json: HealthReport = serde_json::from_str(&json).unwrap();
             // Durations in the words go on between two looks; then another look is taken.
             let same = words.contains(&format!("\n  {severity} {name}: {text}\n"))
+                && shown.contains(&format!("<b>{severity} {name}</b>"))
                 && json.conditions.iter().any(|it| it.name == name && it.text == *text)
                 && scraped(self.lab).contains(&figure);
             same.then_some(())

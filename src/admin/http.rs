@@ -1,8 +1,8 @@
-//! Figures and health by HTTP, for whoever watches over this machine: to be read only, within bounds.
+//! A page, figures and health by HTTP, for whoever watches over this machine: to be read only, within bounds.
 //!
 //! Neither a name that was asked for nor a client is shown, and nothing can be changed: so nobody is asked
-//! who they are. The words of conditions, which may quote the configuration, are kept from pages in a browser
-//! that get here by DNS rebinding.
+//! who they are. The page and the words of conditions, which may quote the configuration, are kept from pages
+//! in a browser that get here by DNS rebinding.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+    HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::admin::report::{Figures, HealthReport};
-use crate::admin::{Control, DEADLINE, Health, Request, Response, metrics};
+use crate::admin::{Control, DEADLINE, Health, Request, Response, metrics, page};
 use crate::net::{Accepting, Admission, Listen, Slot, Welcome};
 
 /// Connections at once; further ones are closed.
@@ -143,6 +143,13 @@ async fn respond(
         (None, _) => said(StatusCode::NOT_FOUND, NOT_FOUND),
         (Some(_), false) => said(StatusCode::METHOD_NOT_ALLOWED, "this can be read only\n"),
         (Some(Page::Metrics), true) => show_metrics(control).await,
+        (Some(Page::Style), true) => {
+            (StatusCode::OK, "text/css; charset=utf-8", page::STYLE.into())
+        }
+        (Some(Page::Status { json }), true) if is_meant(request.headers()) => {
+            show_status(json, control).await
+        }
+        (Some(Page::Status { .. }), true) => said(StatusCode::FORBIDDEN, &format!("{WITHHELD}\n")),
         (Some(Page::Health(part)), true) => {
             let headers = request.headers();
             show_health(part, wants_json(headers), is_meant(headers), control).await
@@ -154,6 +161,8 @@ async fn respond(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
@@ -170,20 +179,41 @@ async fn respond(
 enum Page {
     Health(Health),
     Metrics,
+    Status { json: bool },
+    Style,
 }
 
-const NOT_FOUND: &str = "there are: /metrics /health/live /health/dns /health/clock /health/cert\n";
+const NOT_FOUND: &str = "there are: / /status.json /metrics /health/live /health/dns /health/clock \
+                         /health/cert\n";
 const WITHHELD: &str = "ask by address to read more";
+/// What the page may load, and where it may be shown: nothing but its style, and in no frame.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 
 fn what(path: &str) -> Option<Page> {
-    if path == "/metrics" {
-        return Some(Page::Metrics);
+    match path {
+        "/" => Some(Page::Status { json: false }),
+        "/status.json" => Some(Page::Status { json: true }),
+        "/page.css" => Some(Page::Style),
+        "/metrics" => Some(Page::Metrics),
+        _ => {
+            let part = path.strip_prefix("/health/")?;
+            Health::ALL.iter().find(|kind| kind.name() == part).map(|kind| Page::Health(*kind))
+        }
     }
-    let part = path.strip_prefix("/health/")?;
-    let part = Health::ALL.iter().find(|kind| kind.name() == part)?;
-    Some(Page::Health(*part))
+}
+
+async fn show_status(json: bool, control: &dyn Control) -> Answer {
+    match ask::<Figures>(control, Request::Figures).await {
+        Ok(figures) if json => {
+            (StatusCode::OK, JSON, serde_json::to_string(&figures).unwrap_or_default() + "\n")
+        }
+        Ok(figures) => (StatusCode::OK, HTML, page::html(&figures)),
+        Err(why) => said(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+    }
 }
 
 async fn show_metrics(control: &dyn Control) -> Answer {
@@ -310,6 +340,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_page_is_for_whoever_asks_by_address() {
+        let (address, _open) = start();
+        let ask = async |path: &str, host: &str| {
+            say(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+        };
+
+        for path in ["/", "/status.json"] {
+            let answer = ask(path, "192.0.2.1:9853").await;
+            // The script of these tests has no figures.
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            let answer = ask(path, "rebind.example").await;
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+            assert!(answer.ends_with("ask by address to read more\n"), "{answer}");
+        }
+        let style = ask("/page.css", "pi").await;
+        assert!(style.starts_with("HTTP/1.1 200 OK\r\n"), "{style}");
+        assert!(style.contains("content-type: text/css; charset=utf-8\r\n"), "{style}");
+        assert!(style.contains("content-security-policy: default-src 'none'; style-src 'self'"));
+    }
+
+    #[tokio::test]
     async fn a_daemon_that_says_no_is_not_well_and_has_no_figures() {
         let (address, _open) = start();
 
@@ -325,7 +376,7 @@ mod tests {
         let (address, _open) = start();
 
         for path in
-            ["/", "/metrics/", "/health", "/health/", "/health/all", "//metrics", "/Metrics"]
+            ["//", "/metrics/", "/health", "/health/", "/health/all", "//metrics", "/Metrics"]
         {
             let answer = get(address, path, "").await;
             assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");

@@ -9,11 +9,13 @@ pub mod client;
 mod http;
 mod metrics;
 pub mod notify;
+mod page;
 mod part;
 mod policy;
 pub mod report;
 mod server;
 mod socket;
+pub mod words;
 
 use std::fmt::Debug;
 use std::future::Future;

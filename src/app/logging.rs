@@ -1,7 +1,12 @@
 //! The log: one line an event, to standard error.
 
-use tracing_subscriber::filter::EnvFilter;
+use std::env;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::layer;
 use tracing_subscriber::fmt::time::Uptime;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged unless `FIRSTLIGHT_LOG` says otherwise. The filter library reports each update; the
 /// recursor warns of each name that does not exist, and no name is to be in the log.
@@ -10,14 +15,17 @@ const DEFAULT: &str = "info,ntp_proto=warn,hyper=warn,h2=warn,rustls=warn,hickor
 /// Starts the log. Lines carry the seconds since the start: wall time may be wrong, and
 /// whoever collects the lines stamps them.
 pub(super) fn start(json: bool) {
-    let filter =
-        EnvFilter::try_from_env("FIRSTLIGHT_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = layer()
         .with_timer(Uptime::default())
         .with_target(false)
         .with_ansi(false)
         .with_writer(std::io::stderr);
+    let log = if json { log.json().boxed() } else { log.boxed() };
     // A second start in one process keeps the first log.
-    let _ = if json { log.json().try_init() } else { log.try_init() };
+    let _ = tracing_subscriber::registry().with(log).with(wanted()).try_init();
+}
+
+fn wanted() -> Targets {
+    let wanted = env::var("FIRSTLIGHT_LOG").ok().and_then(|text| text.parse().ok());
+    wanted.or_else(|| DEFAULT.parse().ok()).unwrap_or_default()
 }

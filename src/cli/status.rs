@@ -3,39 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::admin::Request;
-use crate::admin::report::{
-    Certificate, Condition, Dns, Listeners, Ntp, Origin, Status, Time, Uplink,
-};
+use crate::admin::report::{Condition, Dns, Listeners, Origin, Status, Time, Uplink};
+use crate::admin::{Request, words};
 use crate::cli::cache;
 use crate::cli::daemon::Look;
 use crate::cli::exit::Failure;
 use crate::cli::table;
-use crate::clock::{UnixTime, describe};
 
 /// Prints everything at a glance, what is wrong last: there the eye is.
 pub(super) fn run(look: &Look) -> Result<u8, Failure> {
     look.show(&Request::Status, view)
 }
 
-/// What a level of trust means.
-pub(super) fn level_in_words(level: &str) -> &'static str {
-    match level {
-        "cold" => "the time is not known yet; names are served all the same",
-        "suspect" => "authenticated time contradicts the clock; names are served all the same",
-        "coarse" => "the clock was set, and is yet to be confirmed by time sources",
-        "holdover" => "no time source answers; the clock runs on by itself",
-        "disciplined" => "a quorum of time sources keeps finding the clock right",
-        _ => "a level this version of the program does not know",
-    }
-}
-
 fn view(status: &Status) -> String {
     let mut lines = Vec::new();
     time(&status.time, &mut lines);
-    ntp(&status.time.ntp, &mut lines);
+    lines.push(("NTP", words::ntp(&status.time.ntp)));
     bounds(&status.time.floor, &status.time.guess, &mut lines);
-    certificate(status.certificate.as_ref(), &status.time.utc, &mut lines);
+    let certificate = words::certificate(status.certificate.as_ref(), &status.time.utc);
+    lines.push(("Certificate", certificate));
     dns(&status.dns, &mut lines);
     uplink(&status.uplink, &mut lines);
     listeners(&status.listeners, &mut lines);
@@ -55,33 +41,10 @@ type Lines = Vec<(&'static str, String)>;
 
 fn time(time: &Time, lines: &mut Lines) {
     lines.push(("Time", format!("{} by our clock, {}", time.utc, time.level)));
-    lines.push(("", level_in_words(&time.level).to_owned()));
-    let confirmed = if time.verified {
-        "confirmed by the witnesses of two operators"
-    } else {
-        "not confirmed by witnesses"
-    };
-    lines.push(("", confirmed.to_owned()));
-    let frequency = format!("{:+.3} ppm", time.frequency_ppm);
-    lines.push((
-        "",
-        match (time.mode.as_str(), &time.steering_refused) {
-            (_, Some(reason)) => {
-                format!("the machine's clock is left alone, though it should be steered: {reason}")
-            }
-            ("steer", None) => format!("the machine's clock is steered, by {frequency}"),
-            (_, None) => {
-                format!("the machine's clock is left alone; ours is steered, by {frequency}")
-            }
-        },
-    ));
-    let dates = match time.certificate_dates.as_str() {
-        "strict" => "checked strictly",
-        "strict-else-rule-r" => "checked strictly, or against the floor where no upstream passes",
-        "rule-r" => "checked against the floor, until the time is known",
-        other => other,
-    };
-    lines.push(("", format!("dates of upstream certificates are {dates}")));
+    lines.push(("", words::level(&time.level).to_owned()));
+    lines.push(("", words::confirmed(time.verified).to_owned()));
+    lines.push(("", words::steering(time)));
+    lines.push(("", words::dates(time)));
     for (part, times) in [("the time engine", time.engine_panics), ("a part", time.task_panics)] {
         if times > 0 {
             lines.push(("", format!("{part} failed and was started again, {times} times")));
@@ -89,62 +52,13 @@ fn time(time: &Time, lines: &mut Lines) {
     }
 }
 
-fn ntp(ntp: &Ntp, lines: &mut Lines) {
-    let answered = ntp.answered;
-    lines.push((
-        "NTP",
-        if ntp.synchronized {
-            let error = table::seconds(ntp.root_dispersion + ntp.root_delay / 2.0);
-            let Ntp { stratum, reference_id, .. } = ntp;
-            let leap = match ntp.leap {
-                0 => "",
-                1 => "; a LEAP SECOND is inserted at the end of the UTC day",
-                _ => "; a LEAP SECOND is left out at the end of the UTC day",
-            };
-            format!(
-                "clients are served: stratum {stratum} ({reference_id}), off by {error} at most; \
-                 {answered} answered{leap}"
-            )
-        } else {
-            format!("clients are told to wait (leap indicator 3); {answered} answered")
-        },
-    ));
-}
-
 fn bounds(floor: &Origin, guess: &Origin, lines: &mut Lines) {
     lines.push(("Floor", format!("{} ({})", floor.time, floor.origin)));
     lines.push(("Started at", format!("{} ({})", guess.time, guess.origin)));
 }
 
-fn certificate(certificate: Option<&Certificate>, utc: &str, lines: &mut Lines) {
-    let Some(Certificate { source, not_before, not_after, valid }) = certificate else {
-        return lines.push(("Certificate", "NONE: DoT, DoH and DoQ are not served".to_owned()));
-    };
-    let origin = match source.as_str() {
-        "files" => "from the files",
-        "fallback" => "by the fallback authority",
-        other => other,
-    };
-    let moment = |text: &str| text.parse::<UnixTime>().ok();
-    let left = moment(not_after).zip(moment(utc)).map(|(end, now)| end.since(now));
-    let left = left.map(|left| describe(left).trim_start_matches('+').to_owned());
-    lines.push((
-        "Certificate",
-        if *valid {
-            format!("{origin}, valid until {not_after} ({} left)", left.as_deref().unwrap_or("?"))
-        } else {
-            format!("{origin}, NOT VALID by our clock: from {not_before} to {not_after}")
-        },
-    ));
-}
-
 fn dns(dns: &Dns, lines: &mut Lines) {
-    let plaintext = match dns.plaintext.as_str() {
-        "serve" => "clients without encryption are served",
-        "local-only" => "clients without encryption are given local names only",
-        "refuse" => "clients without encryption are refused",
-        other => other,
-    };
+    let plaintext = words::plaintext(&dns.plaintext);
     let names = dns.local_names;
     lines.push(("DNS", format!("{plaintext}; {names} local names configured")));
     let counts: Vec<_> = dns
@@ -202,7 +116,7 @@ fn conditions(conditions: &[Condition]) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::admin::report::Snapshot;
+    use crate::admin::report::{Certificate, Ntp, Snapshot};
 
     #[test]
     fn a_healthy_box_is_told_at_a_glance() {

@@ -1,9 +1,8 @@
 //! Columns and quantities, as people read them.
 
 use std::array;
-use std::time::Duration;
 
-use crate::clock::{describe, nanos};
+pub(super) use crate::admin::words::{seconds, span};
 
 /// Rows with their columns aligned, two blanks apart.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
@@ -17,16 +16,6 @@ pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         format!("{}\n", line.trim_end())
     });
     lines.collect::<Vec<_>>().concat()
-}
-
-/// A span: `12 ms`, `3 h 12 min`.
-pub(super) fn span(span: Duration) -> String {
-    describe(nanos(span)).trim_start_matches('+').to_owned()
-}
-
-/// A span in seconds, however small; `?` if it is none.
-pub(super) fn seconds(seconds: f64) -> String {
-    Duration::try_from_secs_f64(seconds).map_or_else(|_| "?".to_owned(), span)
 }
 
 /// A span in seconds the way chronyc writes it: four digits and a unit, from `from` on.
@@ -52,6 +41,8 @@ const UNITS: &[(&str, f64)] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::admin::Request;
 use crate::admin::report::{Status, Time};
+use crate::admin::{Request, words};
 use crate::cli::daemon::Daemon;
 use crate::cli::exit::{self, Failure};
-use crate::cli::status::level_in_words;
 use crate::cli::{ConfigFile, output, table};
 use crate::host::kernel::{KernelClock, OsClock};
 
@@ -60,7 +59,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 fn missing(time: &Time, verified: bool) -> Option<String> {
     let right = time.level == "disciplined" || (time.level == "holdover" && time.ntp.synchronized);
     if !right {
-        return Some(format!("{}: {}", time.level, level_in_words(&time.level)));
+        return Some(format!("{}: {}", time.level, words::level(&time.level)));
     }
     (verified && !time.verified)
         .then(|| format!("{}, but no witnesses have confirmed it", time.level))
