@@ -35,11 +35,11 @@ fn write(figures: &Figures, page: &mut String) -> fmt::Result {
     of_witnesses(&sources.witnesses, page)?;
     uplink(status, page)?;
     let up = words::span(Duration::from_secs(status.uptime));
-    write!(
+    writeln!(
         page,
         "<footer>firstlight {}, up {up}, configured by {}. Nothing can be changed here. Figures: \
          <a href=\"/metrics\">/metrics</a>, <a href=\"/status.json\">/status.json</a>.</footer>\
-         </main></body></html>\n",
+         </main></body></html>",
         Text(&status.version),
         Text(&status.configuration)
     )
@@ -192,7 +192,7 @@ fn uplink(status: &Status, page: &mut String) -> fmt::Result {
     });
     table("Over the uplink within a day", ["For", "In all", "Metered"], rows, page)?;
     let Some(reason) = &uplink.metered else { return Ok(()) };
-    write!(page, "<p>The uplink is metered: {}</p>\n", Text(reason))
+    writeln!(page, "<p>The uplink is metered: {}</p>", Text(reason))
 }
 
 /// A term and what is to be said of it.
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_box_that_is_well_is_told_at_a_glance() {
-        let page = html(&figures(json!([])));
+        let page = html(&figures(&json!([])));
 
         for words in [
             "<p class=\"well\">Nothing is wrong.</p>",
@@ -281,7 +281,7 @@ mod tests {
         let held = json!([{
             "name": "upstream-certificate", "severity": "warning", "text": evil, "seconds": 200
         }]);
-        let page = html(&figures(held));
+        let page = html(&figures(&held));
 
         let told = "<li class=\"warning\"><b>warning upstream-certificate</b> <small>for 3 min</small>\
                     <p>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &quot;more&quot;</p></li>";
@@ -305,7 +305,7 @@ mod tests {
         assert!(open.is_empty(), "{open:?}");
     }
 
-    fn figures(conditions: Value) -> Figures {
+    fn figures(conditions: &Value) -> Figures {
         let origin = json!({ "time": "2026-03-14T02:00:00Z", "origin": "kept on disk" });
         serde_json::from_value(json!({
             "status": {
