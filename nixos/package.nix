@@ -22,6 +22,8 @@ rustPlatform.buildRustPackage {
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;
+  # The profile of Cargo.toml that is made for small disks.
+  buildType = "packaged";
 
   # They start daemons, and other people's: .ci/run runs them.
   doCheck = false;

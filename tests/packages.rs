@@ -22,6 +22,17 @@ use libtest_mimic::{Arguments, Trial};
 const TOP: &str = env!("CARGO_MANIFEST_DIR");
 const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/debian/build.sh");
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+/// What Debian's shell must be able to run.
+const OF_SH: [&str; 6] = [
+    "packaging/debian/build.sh",
+    "packaging/debian/postinst",
+    "packaging/debian/postrm",
+    "packaging/debian/prerm",
+    "packaging/debian/try-nspawn.sh",
+    "packaging/debian/try-vm.sh",
+];
+const OF_BASH: [&str; 5] =
+    [".ci/run", "benches/chrony-traces", "benches/compare", "benches/footprint", "tests/run"];
 
 fn main() {
     let certain = |name: &str, test: fn()| {
@@ -35,7 +46,7 @@ fn main() {
         certain("the_page_of_the_configuration_has_every_key_that_is_read", page_of_settings),
         certain("explanations_stay_with_their_settings_and_come_once", page_of_a_file),
         certain("completions_know_every_command", completions),
-        certain("scripts_are_shell", || scripts("sh", &["-n"])),
+        certain("scripts_are_shell", || scripts("sh", &["-n"], &OF_SH)),
         needing("groff", "groff_finds_no_fault_in_a_page", || {
             pages("groff", &["-man", "-Tutf8", "-ww", "-z"]);
         }),
@@ -46,7 +57,8 @@ fn main() {
         needing("zsh", "zsh_reads_its_completions", || accepts("zsh", "_firstlight")),
         needing("fish", "fish_reads_its_completions", || accepts("fish", "firstlight.fish")),
         needing("shellcheck", "shellcheck_finds_no_fault_in_a_script", || {
-            scripts("shellcheck", &[]);
+            scripts("shellcheck", &[], &OF_SH);
+            scripts("shellcheck", &[], &OF_BASH);
         }),
         needing("dpkg-deb", "the_package_holds_what_it_should_with_the_right_modes", contents),
         needing("dpkg-deb", "the_package_says_what_it_is_and_needs", control),
@@ -208,10 +220,10 @@ fn accepts(shell: &str, file: &str) {
 }
 
 /// As they are in the package, and those that make and try it.
-fn scripts(program: &str, options: &[&str]) {
-    let folder = Path::new(TOP).join("packaging/debian");
-    for script in SCRIPTS.into_iter().chain(["build.sh", "try-nspawn.sh", "try-vm.sh"]) {
-        let output = Command::new(program).args(options).arg(folder.join(script)).output().unwrap();
+fn scripts(program: &str, options: &[&str], scripts: &[&str]) {
+    for script in scripts {
+        let file = Path::new(TOP).join(script);
+        let output = Command::new(program).args(options).arg(file).output().unwrap();
         assert!(output.status.success(), "{script}: {}", words(&output));
     }
 }

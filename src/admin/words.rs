@@ -5,9 +5,12 @@ use std::time::Duration;
 use super::report::{Certificate, Ntp, Time};
 use crate::clock::{UnixTime, describe, nanos};
 
-/// A span: `12 ms`, `3 h 12 min`.
+/// A span: `0 s`, `12 ms`, `3 h 12 min`.
 #[must_use]
 pub fn span(span: Duration) -> String {
+    if span.is_zero() {
+        return "0 s".to_owned();
+    }
     describe(nanos(span)).trim_start_matches('+').to_owned()
 }
 

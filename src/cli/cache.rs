@@ -135,7 +135,7 @@ fn entry(held: &Held) -> String {
 }
 
 fn span(seconds: u64) -> String {
-    if seconds == 0 { "0 s".to_owned() } else { table::span(Duration::from_secs(seconds)) }
+    table::span(Duration::from_secs(seconds))
 }
 
 fn bytes(bytes: usize) -> String {

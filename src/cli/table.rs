@@ -56,6 +56,7 @@ mod tests {
     #[test]
     fn spans_are_short() {
         assert_eq!(span(Duration::from_secs(11_525)), "3 h 12 min");
+        assert_eq!(span(Duration::ZERO), "0 s");
         assert_eq!(seconds(0.012_34), "12 ms");
         assert_eq!(seconds(f64::NAN), "?");
         assert_eq!(compact(-0.000_123, "ns"), "123us");
