@@ -578,7 +578,7 @@ fn reload() {
     // Names come first, who looks at figures is let in later.
     let before = daemon.status().listeners.open;
     assert_eq!(http(&lab, "/health/live").0, 200);
-    assert_eq!(http(&lab, "/").0, 404);
+    assert_eq!(http(&lab, "/elsewhere").0, 404);
     assert!(before.contains(&format!("metrics {}", lab.metrics())), "{before:?}");
 
     let listen = format!("[metrics]\nlisten = [\"{}\"]", lab.metrics());
