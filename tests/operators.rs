@@ -216,7 +216,21 @@ struct Scene {
 }
 
 impl Scene {
+    /// One in which the first is asked first. Which of two that are hardly different has that place depends on
+    /// who was heard first, and it is not changed for a few milliseconds.
     fn new(first: Over) -> Self {
+        let mut scene = Self::start(first);
+        for _ in 0..3 {
+            if scene.prefers_the_first() {
+                return scene;
+            }
+            drop(scene);
+            scene = Self::start(first);
+        }
+        panic!("{:#?}", scene.daemon.upstreams());
+    }
+
+    fn start(first: Over) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -266,16 +280,18 @@ impl Scene {
         daemon.serves(&lab).unwrap();
         daemon
             .wait_for("the time is known", 20, |status| status.time.certificate_dates == "strict");
-        let scene = Self { daemon, own, resolvers, ways, _wan: wan, _runtime: runtime, lab };
-        let preferred = eventually(Duration::from_secs(30), || {
-            scene.ask(&format!("warm{}", rand::random::<u32>()), 100);
-            let upstreams = scene.daemon.upstreams();
+        Self { daemon, own, resolvers, ways, _wan: wan, _runtime: runtime, lab }
+    }
+
+    fn prefers_the_first(&self) -> bool {
+        let preferred = eventually(Duration::from_secs(15), || {
+            self.ask(&format!("warm{}", rand::random::<u32>()), 100);
+            let upstreams = self.daemon.upstreams();
             let first = upstreams.iter().find(|upstream| upstream.place == 1)?;
             // Until it is known how long answers take, all hedges are late.
-            (first.name == scene.own[0].name && first.hedge_after_ms < 100.0).then_some(())
+            (first.name == self.own[0].name && first.hedge_after_ms < 100.0).then_some(())
         });
-        assert!(preferred.is_some(), "{:#?}", scene.daemon.upstreams());
-        scene
+        preferred.is_some()
     }
 
     /// Asks for names that nobody has asked for before.

@@ -397,7 +397,7 @@ up=$(active firstlight.service)
 echo "        seconds after power-on: firstlight.service ${up:-never}, nss-lookup.target ${nss:-never}, a local" \
     "name ${near:-never}, one from upstream ${far:-never}, time sources ${speak:-never}," \
     "disciplined ${disciplined:-never}, time-sync.target ${sync:-never}"
-judge "$nss < $sync" "nss-lookup.target is reached before time-sync.target"
+judge "0 < $nss && $nss < $sync" "nss-lookup.target is reached before time-sync.target"
 judge "$near < $speak" "a local name is answered, with the clock at $(clock local)"
 judge "$far < $speak" "a name is answered from an encrypted upstream, with the clock at $(clock upstream)"
 judge "$(at 3 upstream) < $since" \

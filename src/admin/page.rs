@@ -72,13 +72,14 @@ fn verdict(conditions: &[Condition], page: &mut String) -> fmt::Result {
 fn time(status: &Status, page: &mut String) -> fmt::Result {
     let time = &status.time;
     let now = format!("{} by our clock, {}", time.utc, time.level);
-    let parts = [
+    let mut parts = vec![
         now,
         words::level(&time.level).to_owned(),
         words::confirmed(time.verified).to_owned(),
         words::steering(time),
         words::dates(time),
     ];
+    parts.extend(words::restarts(time));
     entry("Time", &parts, page)?;
     entry("NTP", &[words::ntp(&time.ntp)], page)
 }
@@ -92,6 +93,10 @@ fn names(dns: &Dns, cache: Option<&Cache>, page: &mut String) -> fmt::Result {
         ("by upstreams", "forwarded"),
         ("blocked", "blocked"),
         ("failed", "failed"),
+        ("refused", "refused"),
+        ("refused for their network", "denied"),
+        ("over the rate", "limited"),
+        ("unreadable", "malformed"),
     ]
     .into_iter()
     .filter(|(_, counter)| met(counter) > 0)
@@ -289,6 +294,18 @@ mod tests {
         assert!(page.find(told) < page.find("At a glance"));
         assert!(!page.contains("<script") && !page.contains("Nothing is wrong"));
         is_nested(&page);
+    }
+
+    #[test]
+    fn whom_nothing_is_answered_learns_why() {
+        let mut figures = figures(&json!([]));
+        figures.status.dns.counters = [("denied".to_owned(), 3)].into();
+        figures.status.time.task_panics = 2;
+
+        let page = html(&figures);
+
+        assert!(page.contains("<dt>Names</dt><dd>3 refused for their network</dd>"), "{page}");
+        assert!(page.contains("<dd>a part failed and was started again, 2 times</dd>"), "{page}");
     }
 
     /// Each element ends where it should.

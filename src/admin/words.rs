@@ -68,6 +68,15 @@ pub fn dates(time: &Time) -> String {
     format!("dates of upstream certificates are {dates}")
 }
 
+/// Which parts failed and run again.
+pub fn restarts(time: &Time) -> impl Iterator<Item = String> {
+    let parts = [("the time engine", time.engine_panics), ("a part", time.task_panics)];
+    parts
+        .into_iter()
+        .filter(|(_, times)| *times > 0)
+        .map(|(part, times)| format!("{part} failed and was started again, {times} times"))
+}
+
 /// What NTP clients are told.
 #[must_use]
 pub fn ntp(ntp: &Ntp) -> String {

@@ -45,11 +45,7 @@ fn time(time: &Time, lines: &mut Lines) {
     lines.push(("", words::confirmed(time.verified).to_owned()));
     lines.push(("", words::steering(time)));
     lines.push(("", words::dates(time)));
-    for (part, times) in [("the time engine", time.engine_panics), ("a part", time.task_panics)] {
-        if times > 0 {
-            lines.push(("", format!("{part} failed and was started again, {times} times")));
-        }
-    }
+    lines.extend(words::restarts(time).map(|text| ("", text)));
 }
 
 fn bounds(floor: &Origin, guess: &Origin, lines: &mut Lines) {

@@ -21,7 +21,7 @@ pub enum Origin {
     Stale,
     /// An upstream.
     Upstream,
-    /// Nothing: no upstream gave an answer.
+    /// Nothing: no upstream gave an answer that can be used.
     Failed,
 }
 

@@ -4,7 +4,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use data_encoding::BASE64;
-use firstlight::admin::report::Certs;
+use firstlight::admin::Request;
+use firstlight::admin::report::{Certs, Endings, Figures};
 
 use crate::lab::{Daemon, Lab};
 use crate::outside::{firstlight, told};
@@ -83,6 +84,10 @@ pub(crate) fn renewal_and_rehearsal() {
     assert_eq!((code, out.as_str()), (0, "pebble: well: an order would succeed\n"), "{err}");
     assert_eq!(report(&rig.lab).conditions, []);
     assert_eq!(served(), renewed);
+
+    let figures: Figures = serde_json::from_value(daemon.call(&Request::Figures).unwrap()).unwrap();
+    let wanted = Endings { issued: 2, failed: 1, rehearsed: 2, rehearsals_failed: 1 };
+    assert_eq!(figures.totals.orders, Some(wanted), "{}", daemon.log());
 }
 
 /// The exit code of what is not permitted.

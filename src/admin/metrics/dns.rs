@@ -78,7 +78,7 @@ fn answers(totals: &Totals, page: &mut Page<'_>) -> Result<(), Error> {
         let labels = [("origin", it.origin.clone()), ("rcode", it.rcode.clone())];
         (Labels::from(labels), it.count)
     });
-    let help = "DNS answers, by where they came from and their response code; failed: no upstream gave one. \
+    let help = "DNS answers, by where they came from and their response code; failed: no upstream gave one that can be used. \
                 Denied clients are of networks that are not served.";
     page.counters("dns_responses", None, help, counted)?;
     let spans = totals.spans.iter().map(|it| {

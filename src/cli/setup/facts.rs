@@ -2,17 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Programs that set clocks all the time, by the name of their process (cut to 15 octets by the kernel).
-const TIME_SERVICES: &[&str] = &[
-    "chronyd",
-    "ntp-daemon",
-    "ntpd",
-    "ntpd-rs",
-    "ntpsec",
-    "openntpd",
-    "phc2sys",
-    "systemd-timesyn",
-];
+use crate::host::hands::TIME_SERVICES;
 
 /// Everything that decides what a configuration for this machine looks like.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

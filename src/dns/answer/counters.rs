@@ -16,7 +16,7 @@ macro_rules! counters {
         answers { $($(#[$of:meta])* $origin:ident $answers:ident,)* }
         events { $($(#[$doc:meta])* $name:ident,)* }
     ) => {
-        /// Counts since the start. Every question ends in an answer, or is dropped.
+        /// Counts since the start. Every question that nobody gives up meanwhile ends in an answer, or is dropped.
         #[derive(Debug, Default)]
         pub struct Counters {
             answers: [[AtomicU64; CODES.len() + 1]; Origin::ALL.len()],
