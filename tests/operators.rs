@@ -219,15 +219,13 @@ impl Scene {
     /// One in which the first is asked first. Which of two that are hardly different has that place depends on
     /// who was heard first, and it is not changed for a few milliseconds.
     fn new(first: Over) -> Self {
-        let mut scene = Self::start(first);
         for _ in 0..3 {
+            let scene = Self::start(first);
             if scene.prefers_the_first() {
                 return scene;
             }
-            drop(scene);
-            scene = Self::start(first);
         }
-        panic!("{:#?}", scene.daemon.upstreams());
+        panic!("another operator was preferred three times");
     }
 
     fn start(first: Over) -> Self {
